@@ -1,0 +1,8 @@
+-- What a hub must know of the schema before it works with it.
+
+-- name: SchemaVersion :one
+-- The newest migration, and the oldest hub that works with all of them.
+SELECT
+    coalesce(max(v.version), 0)::bigint AS version,
+    coalesce(max(v.oldest_hub), 0)::bigint AS oldest_hub
+FROM mercure.schema_version AS v;

@@ -1,0 +1,89 @@
+-- How a hub reads the log. Pages are bounded by rows and by bytes; every page
+-- carries the horizon as of the same snapshot, so that a reader notices when
+-- retention overtook it.
+
+-- name: PageAfter :many
+-- The next updates after a position, whatever their topics. Uses updates_pkey.
+WITH candidate AS (
+    SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
+    FROM mercure.updates AS u
+    WHERE u.position > @after_position AND u.position <= @up_to_position
+    ORDER BY u.position
+    LIMIT @max_rows
+), measured AS (
+    SELECT
+        c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
+        sum(c.size) OVER (ORDER BY c.position) - c.size AS bytes_before
+    FROM candidate AS c
+)
+SELECT
+    m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+FROM measured AS m
+WHERE m.bytes_before < @max_bytes::bigint
+ORDER BY m.position;
+
+-- name: PageAfterByTopics :many
+-- The same for updates that have one of the given topics. Uses
+-- updates_topics_idx where few match, updates_pkey where many do.
+WITH candidate AS (
+    SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
+    FROM mercure.updates AS u
+    WHERE u.position > @after_position AND u.position <= @up_to_position
+        AND mercure.topic_hashes(u.topics) && mercure.topic_hashes(@topics::text[])
+        AND u.topics && @topics::text[]
+    ORDER BY u.position
+    LIMIT @max_rows
+), measured AS (
+    SELECT
+        c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
+        sum(c.size) OVER (ORDER BY c.position) - c.size AS bytes_before
+    FROM candidate AS c
+)
+SELECT
+    m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+FROM measured AS m
+WHERE m.bytes_before < @max_bytes::bigint
+ORDER BY m.position;
+
+-- name: PageBefore :many
+-- The newest updates up to a position, newest first: how a node that starts
+-- fills its warm tail. Uses updates_pkey.
+WITH candidate AS (
+    SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
+    FROM mercure.updates AS u
+    WHERE u.position <= @up_to_position
+    ORDER BY u.position DESC
+    LIMIT @max_rows
+), measured AS (
+    SELECT
+        c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
+        sum(c.size) OVER (ORDER BY c.position DESC) - c.size AS bytes_before
+    FROM candidate AS c
+)
+SELECT
+    m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+FROM measured AS m
+WHERE m.bytes_before < @max_bytes::bigint
+ORDER BY m.position DESC;
+
+-- name: FirstPositionOfID :one
+-- The earliest occurrence of an event id (H-4). Uses updates_id_idx.
+SELECT u.position
+FROM mercure.updates AS u
+WHERE hashtextextended(u.id, 0) = hashtextextended(@event_id::text, 0) AND u.id = @event_id::text
+ORDER BY u.position
+LIMIT 1;
+
+-- name: Head :one
+-- The newest position, zero while the log is empty. Not writable while the
+-- server is a standby or read-only: then it is not the one hubs append to.
+SELECT
+    mercure.head()::bigint AS position,
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable;
+
+-- name: Horizon :one
+-- The highest position that retention removed.
+SELECT h.position FROM mercure.horizon AS h;
