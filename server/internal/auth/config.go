@@ -1,0 +1,243 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Defaults of Config.
+const (
+	DefaultCookieName       = "__Secure-mercure_access_token"
+	DefaultLegacyCookieName = "mercureAuthorization"
+
+	maxNotBeforeLeeway = 60 * time.Second // V-9
+)
+
+// Config says whose tokens count and where they are looked for.
+type Config struct {
+	// Issuers are trusted for 1.0 tokens, each with its own keys. A role
+	// without keys refuses that issuer's tokens.
+	Issuers []Issuer
+	// Legacy are the keys of 0.x tokens. A key that shall serve both dialects
+	// is listed here and under its issuer (X-4).
+	Legacy LegacyKeys
+	// Compat turns on 0.x tokens, the authorization query parameter and the
+	// legacy cookie. Off, the Legacy keys are not used.
+	Compat bool
+
+	// CookieName and LegacyCookieName are where cookies are looked for.
+	// Empty means the default.
+	CookieName, LegacyCookieName string
+	// PublishOrigins may publish with a cookie, besides the hub's own origin.
+	// Nil means nobody else.
+	PublishOrigins *Origins
+
+	// NotBeforeLeeway is how far nbf may lie in the future, at most 60 s.
+	// There is no such thing for exp.
+	NotBeforeLeeway time.Duration
+	Limits          Limits
+
+	// CacheEntries and CacheBytes bound the cache of verified tokens. Zero
+	// means the default, a negative value turns the cache off.
+	CacheEntries, CacheBytes int
+
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Issuer is a source of 1.0 tokens. ID is compared to iss byte for byte.
+type Issuer struct {
+	ID                    string
+	Publisher, Subscriber []Key
+}
+
+// LegacyKeys verify 0.x tokens.
+type LegacyKeys struct {
+	Publisher, Subscriber []Key
+}
+
+// Limits bound what one token may carry; a token beyond one is invalid. Zero
+// means the default.
+//
+// Spec: D-4, L-8.
+type Limits struct {
+	Entries      int // Mercure entries of a 1.0 token; 100
+	Matchers     int // matchers of a 1.0 token, over all entries; 100
+	Selectors    int // selectors in each array of a 0.x token; 1000
+	PatternBytes int // each matcher and selector; 4096
+}
+
+// Authenticator authenticates requests. It is safe for concurrent use.
+type Authenticator struct {
+	// Fixed by New.
+	issuers          map[string]Issuer
+	legacy           LegacyKeys
+	compat           bool
+	cookieName       string
+	legacyCookieName string
+	publishOrigins   *Origins
+	notBeforeLeeway  time.Duration
+	limits           Limits
+	now              func() time.Time
+
+	// Locks itself; nil when turned off.
+	cache *cache
+}
+
+// New checks the configuration. The error names every problem.
+func New(cfg Config) (*Authenticator, error) {
+	a := &Authenticator{
+		issuers:          make(map[string]Issuer, len(cfg.Issuers)),
+		legacy:           cfg.Legacy,
+		compat:           cfg.Compat,
+		cookieName:       orDefault(cfg.CookieName, DefaultCookieName),
+		legacyCookieName: orDefault(cfg.LegacyCookieName, DefaultLegacyCookieName),
+		publishOrigins:   cfg.PublishOrigins,
+		notBeforeLeeway:  cfg.NotBeforeLeeway,
+		limits: Limits{
+			Entries:      orDefault(cfg.Limits.Entries, 100),
+			Matchers:     orDefault(cfg.Limits.Matchers, 100),
+			Selectors:    orDefault(cfg.Limits.Selectors, 1000),
+			PatternBytes: orDefault(cfg.Limits.PatternBytes, 4096),
+		},
+		now:   cfg.Now,
+		cache: newCache(orDefault(cfg.CacheEntries, defaultCacheEntries), orDefault(cfg.CacheBytes, defaultCacheBytes)),
+	}
+
+	if a.now == nil {
+		a.now = time.Now
+	}
+
+	var problems []error
+
+	for _, issuer := range cfg.Issuers {
+		if _, twice := a.issuers[issuer.ID]; twice {
+			problems = append(problems, fmt.Errorf("issuer %s is configured twice", quote(issuer.ID)))
+		}
+
+		problems = append(problems, checkIssuer(issuer)...)
+		a.issuers[issuer.ID] = issuer
+	}
+
+	for _, name := range []string{a.cookieName, a.legacyCookieName} {
+		if !isCookieName(name) {
+			problems = append(problems, fmt.Errorf("%s cannot be the name of a cookie: set MERCURE_COOKIE_NAME to one word", quote(name)))
+		}
+	}
+
+	if a.notBeforeLeeway < 0 || a.notBeforeLeeway > maxNotBeforeLeeway {
+		problems = append(problems, fmt.Errorf("the leeway for nbf is %s, it must be between 0s and %s",
+			a.notBeforeLeeway, maxNotBeforeLeeway))
+	}
+
+	if min(a.limits.Entries, a.limits.Matchers, a.limits.Selectors, a.limits.PatternBytes) < 0 {
+		problems = append(problems, errors.New("a token limit is negative"))
+	}
+
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+
+	return a, nil
+}
+
+func orDefault[T comparable](value, fallback T) T {
+	var zero T
+	if value == zero {
+		return fallback
+	}
+
+	return value
+}
+
+func checkIssuer(issuer Issuer) []error {
+	if issuer.ID == "" {
+		return []error{errors.New("an issuer has no identifier: set it to the iss of its tokens")}
+	}
+
+	var problems []error
+
+	// An identifier may be any string, but one that looks like a URL and is
+	// none will never be equal to what a library puts into iss.
+	if _, err := url.Parse(issuer.ID); err != nil || strings.TrimSpace(issuer.ID) != issuer.ID {
+		problems = append(problems, fmt.Errorf("issuer %s is not a usable identifier: use its URL", quote(issuer.ID)))
+	}
+
+	if len(issuer.Publisher)+len(issuer.Subscriber) == 0 {
+		problems = append(problems, fmt.Errorf("issuer %s has no keys: every trusted issuer needs its own (V-14)", quote(issuer.ID)))
+	}
+
+	// Spec: Z-19.
+	for _, role := range []Role{Publisher, Subscriber} {
+		if slices.ContainsFunc(issuer.keys(role), Key.weak) {
+			problems = append(problems, fmt.Errorf(
+				"the %s secret of issuer %s is shorter than 256 bits: use a random one (openssl rand -hex 32)",
+				role, quote(issuer.ID)))
+		}
+	}
+
+	return problems
+}
+
+func (i Issuer) keys(role Role) []Key {
+	if role == Publisher {
+		return i.Publisher
+	}
+
+	return i.Subscriber
+}
+
+func isCookieName(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`()<>@,;:\"/[]?={}`, c) >= 0 {
+			return false
+		}
+	}
+
+	return name != ""
+}
+
+// keys returns the keys enrolled for a dialect, issuer and role, and nothing
+// else is ever tried. The set is fixed today; one that is fetched and rotates
+// would be asked here.
+//
+// Spec: V-6, V-14, X-4.
+func (a *Authenticator) keys(dialect Dialect, issuer string, role Role) []Key {
+	switch {
+	case dialect == Dialect1:
+		return a.issuers[issuer].keys(role) // none for unknown issuers
+	case !a.compat:
+		return nil
+	case role == Publisher:
+		return a.legacy.Publisher
+	default:
+		return a.legacy.Subscriber
+	}
+}
+
+// HasKeys reports whether any token at all could be valid for the role. Without
+// a publisher key there is no publish endpoint (G-4).
+func (a *Authenticator) HasKeys(role Role) bool {
+	for id := range a.issuers {
+		if len(a.keys(Dialect1, id, role)) > 0 {
+			return true
+		}
+	}
+
+	return len(a.keys(Dialect0, "", role)) > 0
+}
+
+// Trusts reports whether the key that verified the grants is still enrolled
+// for their dialect, issuer and role. After a change of configuration the new
+// Authenticator is asked about the streams that were opened under the old one.
+//
+// Spec: Z-22.
+func (a *Authenticator) Trusts(role Role, g *Grants) bool {
+	return g != nil && slices.ContainsFunc(a.keys(g.Dialect, g.Issuer, role), func(k Key) bool {
+		return k.id == g.KeyID
+	})
+}
