@@ -1,0 +1,127 @@
+package eventlog
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/cinnabar-hub/cinnabar/db"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Append writes an update to the log and returns its id once the update is
+// durable; an empty id is replaced by a generated one (P-12, P-16). It blocks
+// for the commit it shares with whatever else is being published, at most a
+// little over ten seconds.
+//
+// Cancelling ctx takes the update back if its batch has not begun; afterwards
+// Append waits for the outcome, because a batch is never cancelled for one of
+// its publishers.
+//
+// Errors: ErrUnavailable, ErrOutcomeUnknown, ErrOverloaded, ErrRejected,
+// ErrClosed, or the cause of ctx.
+func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.EventID, error) {
+	if l.health.awayFor() > appendTimeout {
+		return "", ErrUnavailable // nobody gains from waiting for a known answer
+	}
+	p := &pending{update: update, size: updateSize(update), done: make(chan error, 1)}
+	if update.ID == "" {
+		named := *update
+		named.ID = protocol.NewEventID()
+		p.update, p.generated = &named, true
+	}
+	if err := l.queue.push(p); err != nil {
+		return "", err
+	}
+	patience := time.NewTimer(appendTimeout)
+	defer patience.Stop()
+	var reason error
+	select {
+	case err := <-p.done:
+		return p.update.ID, err
+	case <-ctx.Done():
+		reason = context.Cause(ctx)
+	case <-patience.C:
+		reason = ErrUnavailable
+	}
+	if l.queue.withdraw(p) {
+		return "", reason
+	}
+	return p.update.ID, <-p.done
+}
+
+// rowOverhead stands for what an update costs besides its text.
+const rowOverhead = 128
+
+func updateSize(u *protocol.Update) int {
+	size := rowOverhead + len(u.ID) + len(u.Data) + len(u.Type)
+	for _, topic := range u.Topics {
+		size += len(topic)
+	}
+	return size
+}
+
+// batchParams lays a batch out as the arrays of mercure.append.
+func batchParams(batch []*pending, token pgtype.UUID) db.AppendBatchParams {
+	n := len(batch)
+	params := db.AppendBatchParams{
+		MaxRows:       maxChunkRows,
+		BatchToken:    token,
+		Ids:           make([]string, n),
+		Topics:        make([]string, n),
+		Data:          make([]string, n),
+		BinaryData:    make([][]byte, n),
+		Private:       make([]bool, n),
+		Types:         make([]string, n),
+		Retries:       make([]int64, n),
+		TraceContexts: make([]string, n),
+		Probe:         make([]bool, n),
+	}
+	for i, p := range batch {
+		u := p.update
+		params.Ids[i] = string(u.ID)
+		params.Topics[i] = arrayLiteral(u.Topics)
+		params.Private[i] = u.Private
+		params.Types[i] = u.Type
+		params.Probe[i] = !p.generated
+		params.Retries[i] = -1
+		if u.Retry != nil {
+			params.Retries[i] = *u.Retry
+		}
+		// A text column cannot hold U+0000, which is legal in data (TP-8).
+		if strings.IndexByte(u.Data, 0) >= 0 {
+			params.BinaryData[i] = []byte(u.Data)
+		} else {
+			params.Data[i] = u.Data
+		}
+	}
+	return params
+}
+
+// arrayLiteral is the text form of a PostgreSQL array: SQL has no arrays of
+// arrays of different lengths.
+func arrayLiteral(elements []string) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, element := range elements {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('"')
+		for rest := element; ; {
+			special := strings.IndexAny(rest, `"\`)
+			if special < 0 {
+				b.WriteString(rest)
+				break
+			}
+			b.WriteString(rest[:special])
+			b.WriteByte('\\')
+			b.WriteByte(rest[special])
+			rest = rest[special+1:]
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('}')
+	return b.String()
+}

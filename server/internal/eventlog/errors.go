@@ -1,0 +1,103 @@
+package eventlog
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+var (
+	// ErrUnavailable: the database could not be reached in time. The update is
+	// not in the log.
+	ErrUnavailable = errors.New("the database is not available")
+	// ErrOutcomeUnknown: the connection broke during COMMIT and the database
+	// stayed away. The update is in the log once, or not at all.
+	ErrOutcomeUnknown = errors.New("the database went away during the commit")
+	// ErrOverloaded: more waits to be appended than may wait. The update is not
+	// in the log.
+	ErrOverloaded = errors.New("too many publishes are waiting for the database")
+	// ErrRejected: the database refused the update itself, which passed every
+	// rule of the protocol. The update is not in the log.
+	ErrRejected = errors.New("the database rejected the update")
+	// ErrClosed: the hub is shutting down. The update is not in the log.
+	ErrClosed = errors.New("the log is closed")
+	// ErrBelowHorizon: retention has removed updates behind the cursor.
+	ErrBelowHorizon = errors.New("the cursor lies below the retention horizon")
+)
+
+// blamesRow says that an error is about the data, so that trying again cannot
+// help and other rows of the batch may be fine.
+func blamesRow(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
+		return false
+	}
+	switch pgErr.Code[:2] {
+	case "22", "23", "54": // data exception, integrity constraint, program limit
+		return true
+	}
+	return false
+}
+
+// rolledBack says that an error came from a server that is alive and has
+// rolled the transaction back.
+func rolledBack(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && !strings.HasPrefix(pgErr.Code, "08") && pgErr.Code != "57P01" && pgErr.Code != "57P02"
+}
+
+// health remembers whether the database answers, and logs each change once.
+type health struct {
+	logger *slog.Logger
+
+	mu    sync.Mutex
+	err   error
+	since time.Time // of the first failure in a row
+}
+
+// note records the outcome of a call that reached, or should have reached, the
+// database. Errors of the data are successes of the connection.
+func (h *health) note(err error) {
+	if err != nil && blamesRow(err) {
+		err = nil
+	}
+	h.mu.Lock()
+	before, since := h.err, h.since
+	h.err = err
+	if err != nil && before == nil {
+		h.since = time.Now()
+	}
+	h.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		h.logger.Error("the database is not available; retrying", "error", err)
+	case err == nil && before != nil:
+		h.logger.Info("the database is available again", "away", time.Since(since).Round(time.Millisecond))
+	}
+}
+
+// Err is nil while the database answers.
+func (h *health) Err() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}
+
+// awayFor is how long the database has not answered.
+func (h *health) awayFor() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		return 0
+	}
+	return time.Since(h.since)
+}
+
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
+}

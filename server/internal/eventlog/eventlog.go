@@ -1,0 +1,270 @@
+// Package eventlog is the log of the hub: the append-only table
+// mercure.updates in PostgreSQL. It is the only package that talks to the
+// database.
+//
+// Promises:
+//   - One order. Every reader on every node, live or replaying, sees the same
+//     sequence. Positions are given under a lock that is held until COMMIT, so
+//     nothing ever appears behind a reader's cursor.
+//   - Append returns after its update is durable. What it reports as failed is
+//     not in the log, except under ErrOutcomeUnknown, where it is there once or
+//     not at all.
+//   - Rows that applications commit to mercure.outbox enter the log in the
+//     order of their insertion, without any lock or wait in the application's
+//     transaction.
+//   - A notification is only a hint. Readers read what lies behind their
+//     cursor; when every notification is lost they do so once a second.
+//
+// Who does what: the writer (writer.go) is the one goroutine that appends, and
+// moves the outbox into the log; whatever is published while one of its
+// commits is in flight is its next batch. The listener (listener.go) holds the
+// LISTEN connection. The tail (tail.go) is the one goroutine that reads on from
+// the cursor and hands updates to the Sink, in order.
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cinnabar-hub/cinnabar/db"
+	"github.com/cinnabar-hub/cinnabar/migrations"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+// Sink receives the log as it grows. Its methods are called by one goroutine
+// and must not wait for a subscriber.
+type Sink interface {
+	// Start is called once, before anything else, with the newest updates, in
+	// order, and the position they end at.
+	Start(recent []protocol.Entry, head protocol.Position)
+	// Deliver hands over the next updates, in order and without a gap.
+	Deliver(entries []protocol.Entry)
+	// Restart says that the order from the last update to the next one is not
+	// known any more: retention overtook this node, or the log went backwards
+	// when the database failed over. The log goes on after head.
+	Restart(recent []protocol.Entry, head protocol.Position)
+}
+
+// Config says where the log is and what it may use.
+type Config struct {
+	// DatabaseURL is used by a pool of connections; a transaction pooler may
+	// stand in between.
+	DatabaseURL string
+	// ListenURL leads straight to the server; empty means DatabaseURL.
+	ListenURL string
+	// MaxConnections bounds the pool; zero means 10. Readers of history never
+	// take the last three.
+	MaxConnections int32
+	// QueueBytes bounds what waits for a commit; zero means 64 MiB. Appends
+	// beyond it fail with ErrOverloaded.
+	QueueBytes int
+	// RecentBytes is how much of the end of the log Sink.Start gets.
+	RecentBytes int64
+	Logger      *slog.Logger
+}
+
+// Limits of one batch and one page. A page is what one round trip may bring
+// into memory; a chunk is how long an outbox full of rows may hold the lock.
+const (
+	maxBatchRows  = 1000
+	maxBatchBytes = 8 << 20
+	maxPageRows   = 1000
+	maxPageBytes  = 1 << 20
+	maxChunkRows  = 5000
+)
+
+// Deadlines. Each is for the worst case of a server that is alive: a batch
+// behind a full chunk of the outbox takes a fraction of a second.
+const (
+	// appendTimeout is how long a publisher waits at most for an answer.
+	appendTimeout = 10 * time.Second
+	readTimeout   = 30 * time.Second
+	drainTimeout  = 15 * time.Second
+)
+
+// Log is a handle on the log of one database. Safe for concurrent use.
+type Log struct {
+	config  Config
+	logger  *slog.Logger
+	pool    *pgxpool.Pool
+	queries *db.Queries
+	node    string // random, names this process's channel
+
+	health health
+	reads  chan struct{} // counts readers of history, see Config.MaxConnections
+
+	queue queue
+
+	// Wake-ups have capacity one, are sent without blocking, and never closed.
+	bell     chan struct{} // to the writer: an application rang
+	tailWake chan struct{} // to the tail: the log may have grown
+	own      chan ownBatch // to the tail: what this node appended, from memory
+
+	leader      atomic.Bool
+	listening   atomic.Bool
+	delivered   atomic.Int64 // position the sink has got
+	started     chan struct{}
+	startOnce   sync.Once
+	writerPID   atomic.Uint32
+	probeHeard  chan string // the nonces that came back through LISTEN
+	dropSession atomic.Pointer[context.CancelCauseFunc]
+}
+
+// Open connects to the database and checks that its schema fits. It waits for
+// nothing: an unreachable database is an error.
+func Open(ctx context.Context, config Config) (*Log, error) {
+	if config.ListenURL == "" {
+		config.ListenURL = config.DatabaseURL
+	}
+	if config.MaxConnections == 0 {
+		config.MaxConnections = 10
+	}
+	if config.QueueBytes == 0 {
+		config.QueueBytes = 64 << 20
+	}
+	poolConfig, err := pgxpool.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL is not a PostgreSQL connection string: %w", err)
+	}
+	poolConfig.MaxConns = config.MaxConnections
+	poolConfig.MinConns = 1
+	if poolConfig.ConnConfig.ConnectTimeout == 0 {
+		poolConfig.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	// Unnamed statements survive a transaction pooler, and are planned for
+	// their arguments each time: a generic plan for PageAfterByTopics would
+	// scan the log for a rare topic.
+	poolConfig.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	setDefault(poolConfig.ConnConfig.RuntimeParams, "application_name", "cinnabar")
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("open the connection pool: %w", err)
+	}
+	l := &Log{
+		config:     config,
+		logger:     config.Logger,
+		pool:       pool,
+		queries:    db.New(pool),
+		node:       uuid.NewString(),
+		reads:      make(chan struct{}, max(1, config.MaxConnections-3)),
+		bell:       make(chan struct{}, 1),
+		tailWake:   make(chan struct{}, 1),
+		own:        make(chan ownBatch, 64),
+		started:    make(chan struct{}),
+		probeHeard: make(chan string, 1),
+	}
+	l.health.logger = config.Logger
+	l.queue.maxBytes = config.QueueBytes
+	l.queue.wake = make(chan struct{}, 1)
+	if err := l.check(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Log) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := l.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("connect to PostgreSQL at %s: %w", Address(l.config.DatabaseURL), err)
+	}
+	return migrations.Check(ctx, l.pool)
+}
+
+// Run keeps the log going until ctx ends, and returns when all of its
+// goroutines have. Failures of the database are not errors of Run: it tries
+// again until they pass. Appends that were accepted are finished first.
+func (l *Log) Run(ctx context.Context, sink Sink) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.runTail(ctx, sink) })
+	group.Go(func() error { return l.runListener(ctx) })
+	group.Go(func() error { return l.runProbe(ctx) })
+	group.Go(func() error { return l.runWriter(ctx) })
+	group.Go(func() error { return l.runHousekeeping(ctx) })
+	err := group.Wait()
+	l.queue.close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Close gives the connections back. Call it after Run returned and the last
+// reader is done.
+func (l *Log) Close() { l.pool.Close() }
+
+// Started is closed when the sink has been started.
+func (l *Log) Started() <-chan struct{} { return l.started }
+
+// Ready returns nil if updates can be appended and are heard of without delay,
+// else the reason why not.
+func (l *Log) Ready() error {
+	select {
+	case <-l.started:
+	default:
+		return errors.New("the log has not been read yet")
+	}
+	if err := l.health.Err(); err != nil {
+		return err
+	}
+	if !l.listening.Load() {
+		return errors.New("not listening for notifications")
+	}
+	return nil
+}
+
+// runHousekeeping forgets the tokens of batches nobody waits for.
+func (l *Log) runHousekeeping(ctx context.Context) error {
+	ticker := time.NewTicker(10 * time.Minute)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if !l.leader.Load() {
+			continue
+		}
+		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
+		_, err := l.queries.ForgetBatches(callCtx, interval(time.Hour))
+		cancel()
+		l.health.note(err)
+	}
+}
+
+// Address is the part of a connection string that may be shown: never its
+// password.
+func Address(databaseURL string) string {
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return "(unreadable address)"
+	}
+	return (&url.URL{Host: fmt.Sprintf("%s:%d", config.Host, config.Port), Path: config.Database}).String()[2:]
+}
+
+func setDefault(params map[string]string, name, value string) {
+	if _, ok := params[name]; !ok {
+		params[name] = value
+	}
+}
+
+// wake sends to a channel of capacity one.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

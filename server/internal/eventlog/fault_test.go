@@ -1,0 +1,219 @@
+package eventlog_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cinnabar-hub/cinnabar/db"
+	"github.com/cinnabar-hub/cinnabar/db/dbtest"
+	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+func pgError(err error) *pgconn.PgError {
+	var pgErr *pgconn.PgError
+	errors.As(err, &pgErr)
+	return pgErr
+}
+
+func batch(token uuid.UUID, data ...string) db.AppendBatchParams {
+	p := db.AppendBatchParams{MaxRows: 1000, BatchToken: pgtype.UUID{Bytes: token, Valid: true}}
+	for _, d := range data {
+		p.Ids = append(p.Ids, uuid.NewString())
+		p.Topics = append(p.Topics, `{"a"}`)
+		p.Data = append(p.Data, d)
+		p.BinaryData = append(p.BinaryData, nil)
+		p.Private = append(p.Private, false)
+		p.Types = append(p.Types, "")
+		p.Retries = append(p.Retries, -1)
+		p.TraceContexts = append(p.TraceContexts, "")
+		p.Probe = append(p.Probe, false)
+	}
+	return p
+}
+
+// Calling again with the same token is how an unknown outcome is resolved.
+func TestABatchIsAppendedOnce(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t).Pool(t)
+	queries := db.New(pool)
+	params := batch(uuid.New(), "1", "2")
+	first, err := queries.AppendBatch(t.Context(), params)
+	if err != nil || !first.Appended || first.Repeated {
+		t.Fatalf("append: %+v, %v", first, err)
+	}
+	second, err := queries.AppendBatch(t.Context(), params)
+	if err != nil || !second.Appended || !second.Repeated ||
+		second.FirstPosition != first.FirstPosition || second.LastPosition != first.LastPosition {
+		t.Errorf("append again: %+v, %v; want the positions of %+v", second, err, first)
+	}
+	if n := query[int](t, pool, "SELECT count(*) FROM mercure.updates"); n != 2 {
+		t.Errorf("%d updates in the log, want 2", n)
+	}
+}
+
+func TestAFencedBatchIsNeverAppended(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t).Pool(t)
+	queries := db.New(pool)
+	given, appended := batch(uuid.New(), "1"), batch(uuid.New(), "2")
+	if _, err := queries.AppendBatch(t.Context(), appended); err != nil {
+		t.Fatal(err)
+	}
+	if inLog, err := queries.FenceBatch(t.Context(), given.BatchToken); err != nil || inLog {
+		t.Errorf("fence an unknown batch: %v, %v", inLog, err)
+	}
+	if inLog, err := queries.FenceBatch(t.Context(), appended.BatchToken); err != nil || !inLog {
+		t.Errorf("fence an appended batch: %v, %v", inLog, err)
+	}
+	if _, err := queries.AppendBatch(t.Context(), given); pgError(err) == nil || pgError(err).Code != "MR001" {
+		t.Errorf("append a fenced batch: %v", err)
+	}
+	if n := query[int](t, pool, "SELECT count(*) FROM mercure.updates"); n != 1 {
+		t.Errorf("%d updates in the log, want 1", n)
+	}
+}
+
+// One update that the database refuses does not fail the others of its batch.
+func TestARefusedUpdateFailsAlone(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	exec(t, database.Pool(t), "ALTER TABLE mercure.updates ADD CONSTRAINT no_poison CHECK (data <> 'poison')")
+	l := open(t, database.URL)
+	var group errgroup.Group
+	for i := range 50 {
+		group.Go(func() error {
+			update := protocol.Update{Topics: []string{"a"}, Data: strconv.Itoa(i)}
+			if i == 25 {
+				update.Data = "poison"
+			}
+			_, err := l.Append(t.Context(), &update)
+			if poison := update.Data == "poison"; poison != errors.Is(err, eventlog.ErrRejected) {
+				return errors.Join(errors.New(update.Data), err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := len(l.waitFor(t, 49)); got != 49 {
+		t.Errorf("%d updates delivered, want 49", got)
+	}
+}
+
+// Whatever the server does to the hub's connections, nothing is lost, nothing
+// comes twice, and the hub recovers by itself.
+func TestConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	l := open(t, database.URL)
+	reader := open(t, database.URL)
+	var sent []string
+	for i := range 40 {
+		if i%4 == 0 {
+			exec(t, pool, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'cinnabar%' AND datname = current_database()")
+		}
+		data := strconv.Itoa(i)
+		if i%2 == 0 {
+			l.append(t, protocol.Update{Data: data})
+		} else {
+			exec(t, pool, "SELECT mercure.publish('a', $1)", data)
+		}
+		sent = append(sent, data)
+	}
+	for name, log := range map[string]*testLog{"the writer": l, "another node": reader} {
+		got := data(log.waitFor(t, len(sent)))
+		slices.Sort(got)
+		want := slices.Sorted(slices.Values(sent))
+		if !slices.Equal(got, want) {
+			t.Errorf("%s delivered %q", name, got)
+		}
+	}
+}
+
+func TestPostgreSQLCrashesAndComesBack(t *testing.T) {
+	t.Parallel()
+	server := dbtest.NewServer(t)
+	l := open(t, server.DB.URL)
+	l.append(t, protocol.Update{Data: "before"})
+	if err := server.Crash(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	began := time.Now()
+	_, err := l.Append(ctx, &protocol.Update{Topics: []string{"a"}, Data: "during"})
+	if !errors.Is(err, eventlog.ErrUnavailable) && !errors.Is(err, eventlog.ErrOutcomeUnknown) {
+		t.Errorf("append without a database: %v", err)
+	}
+	t.Logf("refused after %s", time.Since(began).Round(time.Millisecond))
+	if l.Ready() == nil {
+		t.Error("ready without a database")
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, err := l.Append(ctx, &protocol.Update{Topics: []string{"a"}, Data: "after"})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, eventlog.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	// The server was down when it was sent, so it cannot have been committed.
+	if got := data(l.waitFor(t, 2)); !slices.Equal(got, []string{"before", "after"}) {
+		t.Errorf("delivered %q", got)
+	}
+}
+
+// A standby that lagged was promoted: the log ends before the cursor.
+func TestLogGoesBackwards(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	l := open(t, database.URL)
+	for range 3 {
+		l.append(t, protocol.Update{})
+	}
+	l.waitFor(t, 3)
+	exec(t, pool, "DELETE FROM mercure.updates WHERE position > 1")
+	l.wait(t, "a restart", func(_ []protocol.Entry, restarts int) bool { return restarts == 1 })
+	l.append(t, protocol.Update{Data: "next"})
+	l.wait(t, "what comes next", func(e []protocol.Entry, _ int) bool { return e[len(e)-1].Update.Data == "next" })
+}
+
+func TestCloseAnswersEverybody(t *testing.T) {
+	t.Parallel()
+	l := open(t, dbtest.New(t).URL)
+	var group errgroup.Group
+	for range 20 {
+		group.Go(func() error {
+			for {
+				if _, err := l.Append(t.Context(), &protocol.Update{Topics: []string{"a"}}); err != nil {
+					if errors.Is(err, eventlog.ErrClosed) {
+						return nil
+					}
+					return err
+				}
+			}
+		})
+	}
+	l.waitFor(t, 20)
+	l.stop()
+	if err := group.Wait(); err != nil {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
