@@ -1,0 +1,82 @@
+package broadcast
+
+import (
+	"slices"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+// tail keeps the newest updates in memory, bounded in bytes, so that streams
+// that are a little behind and clients that reconnect cost the database
+// nothing. Guarded by Broadcaster.mu.
+type tail struct {
+	maxBytes int
+	bytes    int
+	entries  []*entry // in order of position
+	// floor is the position behind which nothing is missing.
+	floor  protocol.Position
+	head   protocol.Position
+	headID protocol.EventID
+	// ids holds the updates here whose id no older update in the log has.
+	ids map[protocol.EventID]protocol.Position
+}
+
+func newTail(maxBytes int) tail {
+	return tail{maxBytes: maxBytes, headID: protocol.Earliest, ids: map[protocol.EventID]protocol.Position{}}
+}
+
+func (t *tail) reset(entries []*entry, head protocol.Position) {
+	*t = newTail(t.maxBytes)
+	t.floor, t.head = head, head
+	if len(entries) > 0 {
+		t.floor = entries[0].position - 1
+	}
+	for _, e := range entries {
+		t.push(e)
+	}
+}
+
+func (t *tail) push(e *entry) {
+	t.entries = append(t.entries, e)
+	t.bytes += e.size
+	t.head, t.headID = e.position, e.id
+	if !e.reused {
+		t.ids[e.id] = e.position
+	}
+	evicted := 0
+	for t.bytes > t.maxBytes && evicted < len(t.entries) {
+		old := t.entries[evicted]
+		evicted++
+		t.bytes -= old.size
+		t.floor = old.position
+		if t.ids[old.id] == old.position {
+			delete(t.ids, old.id)
+		}
+	}
+	// The array behind the slice is given up when append grows it; until then
+	// it must not hold on to what was evicted.
+	clear(t.entries[:evicted])
+	t.entries = t.entries[evicted:]
+}
+
+func (t *tail) find(id protocol.EventID) (protocol.Position, bool) {
+	position, ok := t.ids[id]
+	return position, ok
+}
+
+// after returns up to limit updates behind a position, and the position up to
+// which that is everything. False: the tail does not reach back that far.
+func (t *tail) after(position protocol.Position, limit int) ([]*entry, protocol.Position, bool) {
+	if position < t.floor {
+		return nil, position, false
+	}
+	from, _ := slices.BinarySearchFunc(t.entries, position+1, func(e *entry, p protocol.Position) int {
+		return int(min(max(e.position-p, -1), 1))
+	})
+	rest := t.entries[from:]
+	if len(rest) <= limit {
+		return slices.Clone(rest), max(t.head, position), true
+	}
+	rest = rest[:limit]
+	return slices.Clone(rest), rest[limit-1].position, true
+}

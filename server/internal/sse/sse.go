@@ -1,0 +1,316 @@
+// Package sse keeps one event stream going: it writes what the stream has,
+// comments when it is silent, and ends it for a reason that is counted.
+//
+// Promises:
+//   - Blocks go out whole and in order; several share a write only if they
+//     already wait (W-9).
+//   - The peer may be as slow as it likes as long as it takes something within
+//     the dispatch timeout.
+//   - The response ends cleanly: a client that was not at fault reconnects.
+package sse
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+// Reason says why a stream ended.
+type Reason string
+
+// Every reason there is.
+const (
+	ClientGone   Reason = "client_gone"   // it closed the connection
+	TooSlow      Reason = "too_slow"      // it took nothing for the dispatch timeout
+	Lifetime     Reason = "lifetime"      // the longest life of a stream is over
+	TokenExpired Reason = "token_expired" // its token's exp has come
+	Shutdown     Reason = "shutdown"      // the hub stops
+	Interrupted  Reason = "interrupted"   // the log cannot be continued; the client resumes by id
+)
+
+// Conn is a connection that carries an event stream. Write returns after the
+// bytes were handed to the peer's connection, or an error that wraps
+// os.ErrDeadlineExceeded when nothing could be for the dispatch timeout.
+type Conn interface {
+	io.Writer
+	// Flush makes everything written leave.
+	Flush() error
+}
+
+// Options is how one stream behaves. Zero durations turn their feature off.
+type Options struct {
+	Heartbeat time.Duration // comment after this much silence (W-7)
+	Lifetime  time.Duration // see Jittered
+	// Expires is when the token does (S-21); zero: never.
+	Expires time.Time
+	// Checkpoints sends ids without data (S-26), one at the start if
+	// InitialCheckpoint is set.
+	Checkpoints       bool
+	InitialCheckpoint bool
+	// SeparateWrites turns sharing off (W-9).
+	SeparateWrites bool
+	// Away says whether the log is unreachable, so that a stream would not be
+	// able to come back (S-28).
+	Away func() bool
+}
+
+// Jittered shortens a lifetime by up to a tenth, so that streams that began
+// together do not end together (S-22).
+func Jittered(lifetime time.Duration) time.Duration {
+	if lifetime < 10 {
+		return lifetime
+	}
+	return lifetime - time.Duration(rand.Int64N(int64(lifetime/10)))
+}
+
+// retryDelay is how long a stream waits after history could not be read.
+const retryDelay = time.Second
+
+// maxShared bounds what waiting blocks are gathered into one write.
+const maxShared = 64 << 10
+
+// Serve writes the stream until it has a reason to end. ctx is the
+// connection's: it ends when the peer closes. The response headers must have
+// been written.
+func Serve(ctx context.Context, conn Conn, stream *broadcast.Stream, o Options) Reason {
+	s := &server{conn: conn, stream: stream, options: o}
+	return s.serve(ctx)
+}
+
+type server struct {
+	conn    Conn
+	stream  *broadcast.Stream
+	options Options
+	buffer  []byte
+}
+
+func (s *server) serve(ctx context.Context) Reason {
+	o := s.options
+	heartbeat := newTimer(o.Heartbeat)
+	defer heartbeat.stop()
+	lifetime := newTimer(Jittered(o.Lifetime))
+	defer lifetime.stop()
+	expiry := newTimer(0)
+	if !o.Expires.IsZero() {
+		expiry = newTimer(max(time.Until(o.Expires), 1))
+	}
+	defer expiry.stop()
+	retry := newTimer(0)
+	defer func() { retry.stop() }()
+
+	// Spec: S-19, W-8.
+	if err := s.write([]byte(protocol.Comment)); err != nil {
+		return reasonOf(err)
+	}
+	if o.Checkpoints && o.InitialCheckpoint {
+		if err := s.checkpoint(true); err != nil {
+			return reasonOf(err)
+		}
+	}
+	for {
+		sent, err := s.sendWaiting(ctx, expiry.c)
+		switch {
+		case errors.Is(err, broadcast.ErrEnded):
+			return Shutdown
+		case errors.Is(err, broadcast.ErrInterrupted):
+			return Interrupted
+		case errors.Is(err, errWrite):
+			return reasonOf(err) // before ctx: net/http ends it when a write fails
+		case errors.Is(err, errExpired):
+			return TokenExpired
+		case ctx.Err() != nil:
+			return ClientGone
+		case err != nil:
+			// The database is away. The stream stays; its cursor does too.
+			retry.stop()
+			retry = newTimer(retryDelay)
+		}
+		if sent {
+			heartbeat.reset(o.Heartbeat)
+		}
+		select {
+		case <-s.stream.Wake():
+		case <-retry.c:
+		case <-heartbeat.c:
+			if err := s.beat(); err != nil {
+				return reasonOf(err)
+			}
+			heartbeat.reset(o.Heartbeat)
+		case <-lifetime.c:
+			if o.Away == nil || !o.Away() {
+				return Lifetime
+			}
+			lifetime.reset(retryDelay) // Spec: S-28
+		case <-expiry.c:
+			return TokenExpired
+		case <-ctx.Done():
+			return ClientGone
+		}
+	}
+}
+
+var (
+	errWrite   = errors.New("write")
+	errExpired = errors.New("the token expired")
+)
+
+// sendWaiting writes everything the stream has. A long catch-up is left when
+// the token expires.
+func (s *server) sendWaiting(ctx context.Context, expired <-chan time.Time) (sent bool, err error) {
+	for {
+		blocks, more, err := s.stream.Poll(ctx)
+		if err != nil {
+			return sent, err
+		}
+		if len(blocks) > 0 {
+			sent = true
+			if err := s.send(blocks); err != nil {
+				return sent, errors.Join(errWrite, err)
+			}
+		}
+		if !more {
+			return sent, nil
+		}
+		select {
+		case <-expired:
+			return sent, errExpired
+		case <-ctx.Done():
+			return sent, ctx.Err()
+		default:
+		}
+	}
+}
+
+// send writes blocks, together as far as they may be.
+func (s *server) send(blocks [][]byte) error {
+	for i := 0; i < len(blocks); {
+		first := blocks[i]
+		i++
+		if s.options.SeparateWrites || i == len(blocks) || len(first)+len(blocks[i]) > maxShared {
+			if err := s.write(first); err != nil {
+				return err
+			}
+			continue
+		}
+		s.buffer = append(s.buffer[:0], first...)
+		for i < len(blocks) && len(s.buffer)+len(blocks[i]) <= maxShared {
+			s.buffer = append(s.buffer, blocks[i]...)
+			i++
+		}
+		err := s.write(s.buffer)
+		s.buffer = nil // a stream that is silent again keeps nothing
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) write(b []byte) error {
+	if _, err := s.conn.Write(b); err != nil {
+		return err
+	}
+	return s.conn.Flush()
+}
+
+// beat keeps a silent connection open, and the client's cursor near.
+func (s *server) beat() error {
+	if s.options.Checkpoints {
+		if err := s.checkpoint(false); err != nil {
+			return err
+		}
+	}
+	return s.write([]byte(protocol.Comment))
+}
+
+func (s *server) checkpoint(force bool) error {
+	id, ok := s.stream.Checkpoint(force)
+	if !ok {
+		return nil
+	}
+	return s.write(protocol.AppendCheckpoint(nil, id))
+}
+
+func reasonOf(err error) Reason {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return TooSlow
+	}
+	return ClientGone
+}
+
+// timer is a timer that may be off: its channel is nil then.
+type timer struct {
+	t *time.Timer
+	c <-chan time.Time
+}
+
+func newTimer(d time.Duration) *timer {
+	if d <= 0 {
+		return &timer{}
+	}
+	t := time.NewTimer(d)
+	return &timer{t: t, c: t.C}
+}
+
+func (t *timer) reset(d time.Duration) {
+	if t.t != nil {
+		t.t.Reset(d)
+	}
+}
+
+func (t *timer) stop() {
+	if t.t != nil {
+		t.t.Stop()
+	}
+}
+
+// NewResponseConn makes a Conn of an ordinary HTTP response.
+func NewResponseConn(w http.ResponseWriter, dispatchTimeout time.Duration) Conn {
+	return &responseConn{w: w, controller: http.NewResponseController(w), timeout: dispatchTimeout}
+}
+
+type responseConn struct {
+	w          http.ResponseWriter
+	controller *http.ResponseController
+	timeout    time.Duration
+}
+
+// maxStep is written under one deadline: a slow peer that takes this much
+// within the dispatch timeout is slow, not stuck.
+const maxStep = 16 << 10
+
+func (c *responseConn) Write(b []byte) (int, error) {
+	written := 0
+	for written < len(b) {
+		if err := c.extend(); err != nil {
+			return written, err
+		}
+		n, err := c.w.Write(b[written:min(len(b), written+maxStep)])
+		written += n
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+func (c *responseConn) Flush() error {
+	if err := c.extend(); err != nil {
+		return err
+	}
+	return c.controller.Flush()
+}
+
+func (c *responseConn) extend() error {
+	if c.timeout <= 0 {
+		return nil
+	}
+	return c.controller.SetWriteDeadline(time.Now().Add(c.timeout))
+}
