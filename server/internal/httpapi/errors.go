@@ -1,0 +1,153 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
+	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
+	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+// problem is an answer that is not a success (RFC 9457).
+type problem struct {
+	status int
+	// code, if not empty, is a stable name of this kind of problem.
+	code string
+	// detail is a sentence for the client that says what to change.
+	detail string
+	// reason goes to the log only.
+	reason string
+	// challenge is the kind of WWW-Authenticate to send; zero: none.
+	challenge auth.Kind
+	// retry makes a Retry-After of about this many seconds.
+	retry int
+}
+
+func (p *problem) Error() string {
+	if p.reason != "" {
+		return p.reason
+	}
+	return p.detail
+}
+
+var errNotFound = &problem{status: http.StatusNotFound, detail: "There is nothing at this address."}
+
+// retrySeconds is when a client that was turned away should try again.
+const retrySeconds = 2
+
+// problemOf maps every error to the answer it gets. It is the only place that
+// does.
+func problemOf(err error) *problem {
+	var (
+		p      *problem
+		denied *auth.Error
+		field  *protocol.FieldError
+		size   *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &denied):
+		// Spec: A-10. The body repeats neither the code nor the reason.
+		detail := "The access token cannot be used for this."
+		switch denied.Kind {
+		case auth.Malformed, auth.CSRF:
+			detail = "The credentials were not presented in a way the hub accepts."
+		case auth.NoCredential:
+			detail = "An access token is needed."
+		}
+		return &problem{status: denied.Kind.Status(), detail: detail, reason: denied.Reason, challenge: denied.Kind}
+	case errors.As(err, &field):
+		status := http.StatusBadRequest
+		if field.TooLarge {
+			status = http.StatusRequestEntityTooLarge
+		}
+		return &problem{status: status, detail: "The " + field.Error() + "."}
+	case errors.As(err, &size):
+		return &problem{
+			status: http.StatusRequestEntityTooLarge,
+			detail: "The request body is larger than the " + strconv.FormatInt(size.Limit, 10) + " bytes allowed.",
+		}
+	case errors.Is(err, eventlog.ErrOutcomeUnknown):
+		return &problem{
+			status: http.StatusServiceUnavailable, code: "outcome-unknown", retry: retrySeconds, reason: err.Error(),
+			detail: "The database went away during the commit. The update was published once, or not at all.",
+		}
+	case errors.Is(err, eventlog.ErrOverloaded):
+		return &problem{
+			status: http.StatusServiceUnavailable, code: "overloaded", retry: retrySeconds, reason: err.Error(),
+			detail: "Too many publishes are waiting. Nothing was published; try again later.",
+		}
+	case errors.Is(err, eventlog.ErrRejected):
+		return &problem{status: http.StatusInternalServerError, detail: "The database rejected the update; the reason was logged. Nothing was published."}
+	case errors.Is(err, eventlog.ErrUnavailable), errors.Is(err, eventlog.ErrClosed),
+		errors.Is(err, broadcast.ErrNotStarted), errors.Is(err, broadcast.ErrEnded):
+		return unavailable(err)
+	}
+	return &problem{status: http.StatusInternalServerError, detail: "An internal error occurred; it was logged.", reason: err.Error()}
+}
+
+func unavailable(err error) *problem {
+	return &problem{
+		status: http.StatusServiceUnavailable, code: "unavailable", retry: retrySeconds, reason: err.Error(),
+		detail: "The hub cannot serve this now. Nothing was published; try again later.",
+	}
+}
+
+// publicReason is what a health check may show: no address, no query.
+func publicReason(err error) string {
+	if p := problemOf(err); p.code != "" {
+		return p.code
+	}
+	return "the database is not available"
+}
+
+// handle turns a handler that returns errors into one that answers them. Each
+// is logged once, here; that a client went away is not an error.
+func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil || r.Context().Err() != nil {
+			return
+		}
+		p := problemOf(err)
+		attributes := []any{"status", p.status, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "reason", p.Error()}
+		switch {
+		case p.status >= 500 && p.code == "":
+			a.Logger.Error("request failed", attributes...)
+		case p.status == http.StatusNotFound:
+			a.Logger.Debug("request refused", attributes...)
+		default:
+			a.Logger.Warn("request refused", attributes...)
+		}
+		if p.challenge != 0 {
+			w.Header().Set("WWW-Authenticate", auth.Challenge(p.challenge, ""))
+		}
+		writeProblem(w, p)
+	}
+}
+
+func writeProblem(w http.ResponseWriter, p *problem) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store") // Spec: P-19
+	if p.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(p.retry+rand.IntN(p.retry+1)))
+	}
+	kind := "about:blank"
+	if p.code != "" {
+		kind = "https://github.com/cinnabar-hub/cinnabar#" + p.code
+	}
+	w.WriteHeader(p.status)
+	_ = json.NewEncoder(w).Encode(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{kind, http.StatusText(p.status), p.status, p.detail})
+}

@@ -1,0 +1,104 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+// HubConfig says under which URL the world sees the hub.
+type HubConfig struct {
+	// Path is where the hub is served; always set.
+	Path string
+	// PublicURL pins the URL; nil: taken from each request.
+	PublicURL *protocol.HubURL
+	// Resource is the audience tokens must name; empty: the URL (V-17).
+	Resource string
+	// TrustedProxies may say with X-Forwarded-Proto and X-Forwarded-Host what
+	// the client asked for (Z-15).
+	TrustedProxies []netip.Prefix
+}
+
+// hubResolver finds the URL a request was made to. URLs are kept, since
+// patterns that were compiled for one share its parsed topics.
+type hubResolver struct {
+	config HubConfig
+
+	mu    sync.Mutex
+	known map[string]*protocol.HubURL
+}
+
+// maxKnownHubs bounds the memory that requests with invented Host fields cost.
+const maxKnownHubs = 256
+
+func newHubResolver(config HubConfig) *hubResolver {
+	return &hubResolver{config: config, known: map[string]*protocol.HubURL{}}
+}
+
+// of returns the hub URL of a request and the audience it stands for.
+func (h *hubResolver) of(r *http.Request) (hub *protocol.HubURL, resource string, err error) {
+	hub = h.config.PublicURL
+	if hub == nil {
+		if hub, err = h.fromRequest(r); err != nil {
+			return nil, "", err
+		}
+	}
+	if h.config.Resource != "" {
+		return hub, h.config.Resource, nil
+	}
+	return hub, hub.String(), nil
+}
+
+func (h *hubResolver) fromRequest(r *http.Request) (*protocol.HubURL, error) {
+	scheme, host := "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	if h.trusts(r.RemoteAddr) {
+		if forwarded := firstOf(r.Header.Get("X-Forwarded-Proto")); forwarded != "" {
+			scheme = forwarded
+		}
+		if forwarded := firstOf(r.Header.Get("X-Forwarded-Host")); forwarded != "" {
+			host = forwarded
+		}
+	}
+	raw := scheme + "://" + host + h.config.Path
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if hub, ok := h.known[raw]; ok {
+		return hub, nil
+	}
+	hub, err := protocol.ParseHubURL(raw)
+	if err != nil {
+		return nil, &problem{status: http.StatusBadRequest, detail: "The Host field is not a host name.", reason: err.Error()}
+	}
+	if len(h.known) >= maxKnownHubs {
+		clear(h.known)
+	}
+	h.known[raw] = hub
+	return hub, nil
+}
+
+func (h *hubResolver) trusts(remoteAddr string) bool {
+	if len(h.config.TrustedProxies) == 0 {
+		return false
+	}
+	peer, err := netip.ParseAddrPort(remoteAddr)
+	if err != nil {
+		return false
+	}
+	for _, proxy := range h.config.TrustedProxies {
+		if proxy.Contains(peer.Addr().Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+func firstOf(list string) string {
+	first, _, _ := strings.Cut(list, ",")
+	return strings.TrimSpace(first)
+}

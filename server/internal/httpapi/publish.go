@@ -1,0 +1,87 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+)
+
+const formMediaType = "application/x-www-form-urlencoded"
+
+// publish answers POST on the hub URL. The order of its checks is P-21.
+func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // where the connection has none, its server bounds it
+	hub, resource, err := a.hubs.of(r)
+	if err != nil {
+		return err
+	}
+	grants, err := a.Auth.Authenticate(r, auth.Publisher, hub, resource)
+	if err != nil {
+		return err
+	}
+	if grants == nil {
+		return &auth.Error{Kind: auth.NoCredential, Reason: "publish request without a token"}
+	}
+	if err := requireForm(r); err != nil {
+		return err
+	}
+	body, err := a.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	update, err := protocol.ParsePublish(body, hub, a.Limits)
+	if err != nil {
+		return err
+	}
+	if !grants.MayPublish(protocol.NewTopics(update.Topics)) {
+		return &auth.Error{
+			Kind:   auth.InsufficientScope,
+			Reason: "the token does not grant publishing on every topic of the update",
+		}
+	}
+	id, err := a.Log.Append(r.Context(), update)
+	if err != nil {
+		return err
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(answerTimeout))
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // Spec: P-15
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = io.WriteString(w, string(id))
+	return nil
+}
+
+func requireForm(r *http.Request) error {
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) || mediaType != formMediaType {
+		return &problem{status: http.StatusBadRequest, detail: "The Content-Type must be " + formMediaType + "."}
+	}
+	return nil
+}
+
+// readBody reads a body within the limit. A body that does not arrive in time
+// is the client's fault.
+func (a *api) readBody(w http.ResponseWriter, r *http.Request) (string, error) {
+	reader := r.Body
+	if a.Limits.BodyBytes > 0 {
+		reader = http.MaxBytesReader(w, r.Body, int64(a.Limits.BodyBytes))
+	}
+	body, err := io.ReadAll(reader)
+	if err == nil {
+		return string(body), nil
+	}
+	var size *http.MaxBytesError
+	if errors.As(err, &size) {
+		return "", err
+	}
+	if cause := context.Cause(r.Context()); cause != nil {
+		return "", cause
+	}
+	return "", &problem{status: http.StatusBadRequest, detail: "The request body could not be read to its end.", reason: err.Error()}
+}
