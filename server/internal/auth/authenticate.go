@@ -248,8 +248,15 @@ func (a *Authenticator) unknownIssuer(issuer string) error {
 //
 // Spec: V-6, V-7, L-1.
 func checkSignature(t *jws, keys []Key, role Role, owner string) (string, error) {
+	setting := role.setting()
+	keySetting := setting + "_KEY"
+
+	if t.dialect == Dialect1 {
+		keySetting += " or MERCURE_ISSUERS"
+	}
+
 	if len(keys) == 0 {
-		return "", invalid("there is no %s key for %s: set %s_KEY", role, owner, role.setting())
+		return "", invalid("there is no %s key for %s: set %s", role, owner, keySetting)
 	}
 
 	algFits, tried := false, 0
@@ -275,11 +282,11 @@ func checkSignature(t *jws, keys []Key, role Role, owner string) (string, error)
 	switch {
 	case !algFits:
 		return "", invalid("alg is %s, the %s key for %s is configured with %s: set %s_ALG",
-			quote(t.alg), role, owner, keys[0].Alg(), role.setting())
+			quote(t.alg), role, owner, keys[0].Alg(), setting)
 	case tried == 0:
 		return "", invalid("kid is %s, which no %s key for %s has", quote(t.kid), role, owner)
 	default:
-		return "", invalid("the signature does not fit the %s key for %s (%d tried): it was signed with another key than %s_KEY",
-			role, owner, tried, role.setting())
+		return "", invalid("the signature does not fit the %s key for %s (%d tried): the signer's key is not the one in %s",
+			role, owner, tried, keySetting)
 	}
 }

@@ -62,6 +62,10 @@ func (a *Authenticator) early(notBefore, now time.Time) bool {
 func checkAudience(raw json.RawMessage, resource string) error {
 	const advice = "issuers put the resource identifier there; it is set with MERCURE_PUBLIC_URL or MERCURE_RESOURCE_IDENTIFIER"
 
+	if resource == "" {
+		return invalid("the hub has no resource identifier to compare aud with: set MERCURE_PUBLIC_URL")
+	}
+
 	if raw == nil {
 		return invalid("aud is missing: %s", advice)
 	}

@@ -88,7 +88,8 @@ type Authenticator struct {
 	cache *cache
 }
 
-// New checks the configuration. The error names every problem.
+// New checks the configuration, whose slices must not be changed afterwards.
+// The error names every problem.
 func New(cfg Config) (*Authenticator, error) {
 	a := &Authenticator{
 		issuers:          make(map[string]Issuer, len(cfg.Issuers)),

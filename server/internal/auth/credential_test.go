@@ -221,6 +221,7 @@ func TestCSRF(t *testing.T) {
 		"own origin with path":       {"", http.MethodPost, []string{"Origin", own + "/"}, refused},
 		"listed":                     {listed, http.MethodPost, []string{"Origin", listed}, accepted},
 		"not listed":                 {listed, http.MethodPost, []string{"Origin", "https://evil.example"}, refused},
+		"empty, all listed":          {"*", http.MethodPost, []string{"Origin", ""}, refused},
 		"empty":                      {listed, http.MethodPost, []string{"Origin", ""}, refused},
 		"two fields":                 {listed, http.MethodPost, []string{"Origin", own, "Origin", own}, want{auth.CSRF, "2 Origin fields"}},
 		"null":                       {listed, http.MethodPost, []string{"Origin", "null"}, refused},

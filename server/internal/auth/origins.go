@@ -156,7 +156,7 @@ func (o *Origins) mayPublish(origin string) bool {
 		return false
 	}
 
-	return (o.all && origin != "null") || o.listed(origin)
+	return (o.all && origin != "null" && origin != "") || o.listed(origin)
 }
 
 func (o *Origins) listed(origin string) bool {
@@ -175,8 +175,9 @@ func (o *Origins) listed(origin string) bool {
 
 	for _, s := range o.suffixes {
 		rest, found := strings.CutPrefix(canonical, s.prefix)
-		// Longer than the suffix: the wildcard stands for at least one label.
-		if found && len(rest) > len(s.suffix) && strings.HasSuffix(rest, s.suffix) {
+		// No valid host starts with a dot, so the wildcard stands for at least
+		// one label.
+		if found && strings.HasSuffix(rest, s.suffix) {
 			return true
 		}
 	}

@@ -26,6 +26,10 @@ var (
 	ErrRejected = errors.New("the database rejected the update")
 	// ErrClosed: the hub is shutting down. The update is not in the log.
 	ErrClosed = errors.New("the log is closed")
+	// ErrStarting: the log has not been read yet.
+	ErrStarting = errors.New("the hub is starting")
+	// ErrNotListening: updates are delivered, but late.
+	ErrNotListening = errors.New("notifications of the database are not heard")
 	// ErrBelowHorizon: retention has removed updates behind the cursor.
 	ErrBelowHorizon = errors.New("the cursor lies below the retention horizon")
 )

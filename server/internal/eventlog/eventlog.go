@@ -28,7 +28,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -115,7 +114,7 @@ type Log struct {
 	listening   atomic.Bool
 	delivered   atomic.Int64 // position the sink has got
 	started     chan struct{}
-	startOnce   sync.Once
+	starting    atomic.Int32 // parts that Started waits for
 	writerPID   atomic.Uint32
 	probeHeard  chan string // the nonces that came back through LISTEN
 	dropSession atomic.Pointer[context.CancelCauseFunc]
@@ -164,6 +163,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		started:    make(chan struct{}),
 		probeHeard: make(chan string, 1),
 	}
+	l.starting.Store(2)
 	l.health.logger = config.Logger
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
@@ -179,6 +179,15 @@ func (l *Log) check(ctx context.Context) error {
 	defer cancel()
 	if err := l.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("connect to PostgreSQL at %s: %w", Address(l.config.DatabaseURL), err)
+	}
+	if l.config.ListenURL != l.config.DatabaseURL {
+		conn, err := pgx.Connect(ctx, l.config.ListenURL)
+		if err != nil {
+			return fmt.Errorf("connect for LISTEN to PostgreSQL at %s: %w", Address(l.config.ListenURL), err)
+		}
+		if err := conn.Close(ctx); err != nil {
+			return fmt.Errorf("close the connection for LISTEN: %w", err)
+		}
 	}
 	return migrations.Check(ctx, l.pool)
 }
@@ -205,22 +214,30 @@ func (l *Log) Run(ctx context.Context, sink Sink) error {
 // reader is done.
 func (l *Log) Close() { l.pool.Close() }
 
-// Started is closed when the sink has been started.
+// Started is closed when the sink has been started and notifications are
+// listened to.
 func (l *Log) Started() <-chan struct{} { return l.started }
 
+// partStarted is called once by each part that Started waits for.
+func (l *Log) partStarted() {
+	if l.starting.Add(-1) == 0 {
+		close(l.started)
+	}
+}
+
 // Ready returns nil if updates can be appended and are heard of without delay,
-// else the reason why not.
+// else ErrStarting, ErrUnavailable or ErrNotListening.
 func (l *Log) Ready() error {
 	select {
 	case <-l.started:
 	default:
-		return errors.New("the log has not been read yet")
+		return ErrStarting
 	}
 	if err := l.health.Err(); err != nil {
-		return err
+		return errors.Join(ErrUnavailable, err)
 	}
 	if !l.listening.Load() {
-		return errors.New("not listening for notifications")
+		return ErrNotListening
 	}
 	return nil
 }

@@ -223,8 +223,10 @@ func TestFindReturnsTheEarliestOccurrence(t *testing.T) { // Spec: H-4, H-10
 	if err != nil || !found || position != entries[0].Position {
 		t.Errorf("Find(again) = %d, %v, %v; want %d", position, found, err, entries[0].Position)
 	}
-	if _, found, err := l.Find(t.Context(), "unknown"); err != nil || found {
-		t.Errorf("Find(unknown) = %v, %v", found, err)
+	for _, unknown := range []protocol.EventID{"unknown", "", "a\x00b"} {
+		if _, found, err := l.Find(t.Context(), unknown); err != nil || found {
+			t.Errorf("Find(%q) = %v, %v", unknown, found, err)
+		}
 	}
 	flags := query[[]bool](t, database.Pool(t), "SELECT array_agg(id_reused ORDER BY position) FROM mercure.updates")
 	if want := []bool{false, false, true, true, false, true}; !slices.Equal(flags, want) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,11 +37,12 @@ var errDeaf = errors.New("notifications do not arrive; does MERCURE_DATABASE_LIS
 // runListener holds the LISTEN connection, and connects again when it breaks.
 // It ends with ctx.
 func (l *Log) runListener(ctx context.Context) error {
+	started := sync.OnceFunc(l.partStarted)
 	for failures := 0; ; {
 		sessionCtx, cancel := context.WithCancelCause(ctx)
 		l.dropSession.Store(&cancel)
 		began := time.Now()
-		err := l.listen(sessionCtx)
+		err := l.listen(sessionCtx, started)
 		cause := context.Cause(sessionCtx)
 		cancel(nil)
 		l.listening.Store(false)
@@ -65,7 +67,8 @@ func (l *Log) runListener(ctx context.Context) error {
 }
 
 // listen is one session: it returns when the connection breaks or ctx ends.
-func (l *Log) listen(ctx context.Context) error {
+// It calls listening when it has begun.
+func (l *Log) listen(ctx context.Context, listening func()) error {
 	config, err := pgx.ParseConfig(l.config.ListenURL)
 	if err != nil {
 		return fmt.Errorf("MERCURE_DATABASE_LISTEN_URL is not a PostgreSQL connection string: %w", err)
@@ -90,6 +93,7 @@ func (l *Log) listen(ctx context.Context) error {
 		}
 	}
 	l.listening.Store(true)
+	listening()
 	wake(l.tailWake) // what was notified before LISTEN went unheard
 	wake(l.bell)
 	for {

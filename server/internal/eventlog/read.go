@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -45,6 +46,9 @@ func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topi
 // Find returns the position of the earliest update in the log with this id
 // (H-4), false if there is none.
 func (l *Log) Find(ctx context.Context, id protocol.EventID) (protocol.Position, bool, error) {
+	if strings.IndexByte(string(id), 0) >= 0 {
+		return 0, false, nil // no id contains NUL, and text cannot hold it
+	}
 	select {
 	case l.reads <- struct{}{}:
 		defer func() { <-l.reads }()

@@ -24,7 +24,7 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 		if err == nil {
 			t.advance(head)
 			sink.Start(recent, head)
-			l.startOnce.Do(func() { close(l.started) })
+			l.partStarted()
 			break
 		}
 		t.failed(ctx, err)

@@ -163,7 +163,7 @@ func (a *api) ready(w http.ResponseWriter, _ *http.Request) error {
 		return &problem{status: http.StatusServiceUnavailable, detail: "The hub is shutting down."}
 	}
 	if err := a.Log.Ready(); err != nil {
-		return &problem{status: http.StatusServiceUnavailable, detail: "Not ready: " + publicReason(err) + "."}
+		return &problem{status: http.StatusServiceUnavailable, detail: "Not ready: " + publicReason(err) + ".", reason: "not ready: " + err.Error()}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")

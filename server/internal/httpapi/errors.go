@@ -101,10 +101,12 @@ func unavailable(err error) *problem {
 
 // publicReason is what a health check may show: no address, no query.
 func publicReason(err error) string {
-	if p := problemOf(err); p.code != "" {
-		return p.code
+	for _, reason := range []error{eventlog.ErrStarting, eventlog.ErrNotListening} {
+		if errors.Is(err, reason) {
+			return reason.Error()
+		}
 	}
-	return "the database is not available"
+	return eventlog.ErrUnavailable.Error()
 }
 
 // handle turns a handler that returns errors into one that answers them. Each
@@ -118,7 +120,7 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 		p := problemOf(err)
 		attributes := []any{"status", p.status, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "reason", p.Error()}
 		switch {
-		case p.status >= 500 && p.code == "":
+		case p.status == http.StatusInternalServerError:
 			a.Logger.Error("request failed", attributes...)
 		case p.status == http.StatusNotFound:
 			a.Logger.Debug("request refused", attributes...)
