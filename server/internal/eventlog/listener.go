@@ -42,7 +42,12 @@ func (l *Log) runListener(ctx context.Context) error {
 		sessionCtx, cancel := context.WithCancelCause(ctx)
 		l.dropSession.Store(&cancel)
 		began := time.Now()
-		err := l.listen(sessionCtx, started)
+		err := l.listen(sessionCtx, func() {
+			if failures > 0 {
+				l.logger.Info("notifications are heard again")
+			}
+			started()
+		})
 		cause := context.Cause(sessionCtx)
 		cancel(nil)
 		l.listening.Store(false)
@@ -57,7 +62,7 @@ func (l *Log) runListener(ctx context.Context) error {
 			failures = 0
 		}
 		if failures == 0 {
-			l.logger.Warn("the LISTEN connection is lost; connecting again", "error", err)
+			l.logger.Warn("notifications are not heard; connecting again, updates are late until then", "error", err)
 		}
 		failures++
 		if !sleep(ctx, backoff(failures)) {

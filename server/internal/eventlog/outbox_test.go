@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/cinnabar-hub/cinnabar/db"
 	"github.com/cinnabar-hub/cinnabar/db/dbtest"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
@@ -183,6 +184,41 @@ func TestBulkInsertKeepsItsOrder(t *testing.T) {
 			t.Fatalf("update %d is row %s, want %d", i, e.Update.Data, next)
 		}
 		next++
+	}
+}
+
+// What was inserted after another transaction's COMMIT never overtakes it, also
+// when that happens in the middle of a sweep that moves a long queue.
+func TestSweepKeepsTheOrderOfTransactions(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	queries := db.New(pool)
+	tx, err := database.Conn(t).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT mercure.publish('a', 'first')"); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, "INSERT INTO mercure.outbox (topics, data) SELECT '{a}', 'queue' FROM generate_series(1, 7)")
+	const chunk = 3
+	drained, err := queries.Drain(t.Context(), nil, chunk)
+	if err != nil || !drained.More || drained.Moved != chunk {
+		t.Fatalf("first chunk: %+v, %v", drained, err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, "SELECT mercure.publish('a', 'second')")
+	for range 10 {
+		if drained, err = queries.Drain(t.Context(), &drained.State, chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	order := query[string](t, pool, "SELECT string_agg(data, ' ' ORDER BY position) FROM mercure.updates WHERE data <> 'queue'")
+	if n := query[int](t, pool, "SELECT count(*) FROM mercure.updates"); order != "first second" || n != 9 {
+		t.Errorf("%d updates, order %q", n, order)
 	}
 }
 

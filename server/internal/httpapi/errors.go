@@ -122,10 +122,11 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 		switch {
 		case p.status == http.StatusInternalServerError:
 			a.Logger.Error("request failed", attributes...)
-		case p.status == http.StatusNotFound:
-			a.Logger.Debug("request refused", attributes...)
-		default:
+		case p.status > 500 || p.challenge != 0:
+			// The client is told little about its token, the operator all.
 			a.Logger.Warn("request refused", attributes...)
+		default:
+			a.Logger.Debug("request refused", attributes...)
 		}
 		if p.challenge != 0 {
 			w.Header().Set("WWW-Authenticate", auth.Challenge(p.challenge, ""))
