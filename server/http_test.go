@@ -1,7 +1,9 @@
 package server_test
 
 import (
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -259,4 +261,26 @@ func TestPrivateUpdates(t *testing.T) { // Spec: section 9
 			}
 		})
 	}
+}
+
+// dial opens a stream without reading it.
+func dial(t *testing.T, hub *servertest.Hub, topic string) net.Conn {
+	t.Helper()
+	address, err := url.Parse(hub.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", address.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := fmt.Fprintf(conn, "GET %s?topic=%s HTTP/1.1\r\nHost: %s\r\n\r\n", address.Path, url.QueryEscape(topic), address.Host); err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 1)
+	if _, err := conn.Read(first); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
