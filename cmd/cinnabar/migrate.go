@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/cinnabar-hub/cinnabar/db/localpg"
+	"github.com/cinnabar-hub/cinnabar/migrations"
+	"github.com/cinnabar-hub/cinnabar/server"
+)
+
+type migrateCmd struct {
+	Up     migrateUpCmd     `cmd:"" help:"Run the migrations that are missing."`
+	Down   migrateDownCmd   `cmd:"" help:"Take the newest migration back. Deletes what it created."`
+	Status migrateStatusCmd `cmd:"" help:"List the migrations and when they were run."`
+}
+
+// Help implements kong.HelpProvider.
+func (*migrateCmd) Help() string {
+	return `Not needed as long as serve may migrate by itself (MERCURE_MIGRATE).
+
+Example:
+
+    cinnabar migrate up --database-url postgres://owner@db/app`
+}
+
+// databaseFlags are read as serve reads them, so that a migration run beside a
+// hub may have the same environment.
+type databaseFlags struct {
+	DatabaseURL server.Secret `name:"database-url" setting:"DATABASE_URL" placeholder:"URL" help:"The database, as for serve."`
+	ListenURL   server.Secret `name:"database-listen-url" setting:"MERCURE_DATABASE_LISTEN_URL" placeholder:"URL" help:"Direct address of the same database, used instead of DATABASE_URL if set."`
+	DataDir     string        `name:"data-dir" setting:"MERCURE_DATA_DIR" placeholder:"DIR" help:"Where the private PostgreSQL keeps its data."`
+}
+
+func (f *databaseFlags) use(ctx context.Context, a *app, use func(ctx context.Context, runner migrations.Runner) error) error {
+	problems, warnings := a.env.checkNames(a.knownVariables())
+	for _, p := range a.env.problems {
+		problems = append(problems, oneLine(p.err.Error()))
+	}
+	if f.DatabaseURL == "" && f.ListenURL == "" && !a.env.faulty("DATABASE_URL") {
+		problems = append(problems, "DATABASE_URL: is not set; give the address of a PostgreSQL database, here or with --database-url")
+	}
+	if len(problems) > 0 {
+		return &configError{problems: problems, warnings: warnings}
+	}
+	url := string(f.DatabaseURL)
+	if f.ListenURL != "" {
+		url = string(f.ListenURL)
+	}
+	logger := a.logger("", logLevel(slog.LevelWarn))
+	return withDatabase(ctx, url, f.DataDir, logger, func(ctx context.Context, url string, _ *localpg.Server) error {
+		return use(ctx, migrations.Runner{DatabaseURL: url, Logger: logger})
+	})
+}
+
+type migrateUpCmd struct{ databaseFlags }
+
+// Help implements kong.HelpProvider.
+func (*migrateUpCmd) Help() string {
+	return `Several may run at once; one does the work, the others wait.
+
+Example:
+
+    DATABASE_URL=postgres://owner@db/app cinnabar migrate up`
+}
+
+// Run is called by kong.
+func (c *migrateUpCmd) Run(ctx context.Context, a *app) error {
+	return c.use(ctx, a, func(ctx context.Context, runner migrations.Runner) error {
+		applied, err := runner.Up(ctx)
+		if len(applied) > 0 {
+			table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(table, "VERSION\tMIGRATION\tTOOK")
+			for _, m := range applied {
+				fmt.Fprintf(table, "%d\t%s\t%s\n", m.Version, m.Name, m.Duration.Round(time.Millisecond))
+			}
+			err = errors.Join(err, table.Flush())
+		}
+		if err != nil {
+			return fmt.Errorf("migrate up: %w", err)
+		}
+		_, err = fmt.Fprintf(a.stdout, "The database is at version %d.\n", migrations.Latest())
+		return err
+	})
+}
+
+type migrateDownCmd struct {
+	databaseFlags
+	Yes bool `help:"Do not ask."`
+}
+
+// Help implements kong.HelpProvider.
+func (*migrateDownCmd) Help() string {
+	return `For development. Stop the hubs first.
+
+Example:
+
+    cinnabar migrate down --database-url postgres://owner@localhost/app`
+}
+
+// Run is called by kong.
+func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
+	if !c.Yes && !a.onTerminal(a.stdin) {
+		return &usageError{reason: "migrate down deletes data and nobody can be asked; add --yes if that is what you want"}
+	}
+	return c.use(ctx, a, func(ctx context.Context, runner migrations.Runner) error {
+		newest, err := newestApplied(ctx, runner)
+		if err != nil {
+			return err
+		}
+		if newest == nil {
+			_, err := fmt.Fprintln(a.stdout, "There is nothing to take back.")
+			return err
+		}
+		if !c.Yes {
+			_, _ = fmt.Fprintf(a.stderr, "This takes back %s and deletes what it created, updates included. Go on? [y/N] ", newest.Name)
+			answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
+			if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+				return errors.New("nothing was changed")
+			}
+		}
+		undone, err := runner.Down(ctx)
+		if err != nil {
+			return fmt.Errorf("migrate down: %w", err)
+		}
+		if undone == nil {
+			return errors.New("migrate down: somebody else was faster; nothing was changed")
+		}
+		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "VERSION\tTAKEN BACK\tTOOK")
+		fmt.Fprintf(table, "%d\t%s\t%s\n", undone.Version, undone.Name, undone.Duration.Round(time.Millisecond))
+		return table.Flush()
+	})
+}
+
+func newestApplied(ctx context.Context, runner migrations.Runner) (*migrations.Migration, error) {
+	list, err := runner.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of the migrations: %w", err)
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		if !list[i].AppliedAt.IsZero() {
+			return &list[i], nil
+		}
+	}
+	return nil, nil
+}
+
+type migrateStatusCmd struct{ databaseFlags }
+
+// Help implements kong.HelpProvider.
+func (*migrateStatusCmd) Help() string {
+	return `Example:
+
+    DATABASE_URL=postgres://owner@db/app cinnabar migrate status`
+}
+
+// Run is called by kong.
+func (c *migrateStatusCmd) Run(ctx context.Context, a *app) error {
+	return c.use(ctx, a, func(ctx context.Context, runner migrations.Runner) error {
+		list, err := runner.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("read the state of the migrations: %w", err)
+		}
+		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "VERSION\tMIGRATION\tRUN")
+		for _, m := range list {
+			run := "pending"
+			if !m.AppliedAt.IsZero() {
+				run = m.AppliedAt.UTC().Format(time.RFC3339)
+			}
+			fmt.Fprintf(table, "%d\t%s\t%s\n", m.Version, m.Name, run)
+		}
+		return table.Flush()
+	})
+}
