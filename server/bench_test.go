@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -64,7 +65,7 @@ func rawStreams(b *testing.B, hub *servertest.Hub, n int) []rawStream {
 	}
 	readers := make([]rawStream, n)
 	for i := range readers {
-		conn, err := net.Dial("tcp", address.Host)
+		conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", address.Host)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -95,8 +96,8 @@ func BenchmarkFanOut(b *testing.B) {
 		work.Go(func() { // ends after b.N events
 			for seen := 0; seen < b.N; {
 				line, err := reader.ReadSlice('\n')
-				if err != nil && err != bufio.ErrBufferFull {
-					if err != io.EOF {
+				if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+					if !errors.Is(err, io.EOF) {
 						b.Error(err)
 					}
 					return

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
+	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
 	"github.com/cinnabar-hub/cinnabar/server/internal/httpapi"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
@@ -58,6 +60,10 @@ type Config struct {
 	Logger *slog.Logger `kong:"-"`
 }
 
+// PrivateDatabase as DatabaseURL makes the command line start a PostgreSQL and
+// put its address here. A Server itself does not understand it.
+const PrivateDatabase = "private"
+
 // defaultHubPath is where the hub is found unless MERCURE_PUBLIC_URL says
 // otherwise. The database refuses topics under it (mercure.hub_path).
 const defaultHubPath = "/.well-known/mercure"
@@ -86,6 +92,11 @@ func (c *Config) parse() (settings, error) {
 	if c.DatabaseURL == "" {
 		problem("DATABASE_URL", errors.New("is not set; give the address of a PostgreSQL database, such as postgres://user:password@localhost/app, or \"private\", or use --dev"))
 	}
+	for variable, address := range map[string]Secret{"DATABASE_URL": c.DatabaseURL, "MERCURE_DATABASE_LISTEN_URL": c.ListenURL} {
+		if address != "" && address != PrivateDatabase {
+			problem(variable, eventlog.CheckURL(string(address)))
+		}
+	}
 	s.hub = httpapi.HubConfig{Path: defaultHubPath, Resource: c.ResourceIdentifier}
 	if c.PublicURL != "" {
 		hub, err := protocol.ParseHubURL(c.PublicURL)
@@ -112,10 +123,8 @@ func (c *Config) parse() (settings, error) {
 	s.corsOrigins = cors
 
 	oneOf := func(variable, value string, allowed ...string) {
-		for _, a := range allowed {
-			if value == a {
-				return
-			}
+		if slices.Contains(allowed, value) {
+			return
 		}
 		problem(variable, fmt.Errorf("is %q; use one of %s", value, strings.Join(allowed, ", ")))
 	}

@@ -48,8 +48,8 @@ type Setting struct {
 func Settings() []Setting {
 	var list []Setting
 	t := reflect.TypeFor[Config]()
-	for i := range t.NumField() {
-		tag := t.Field(i).Tag
+	for field := range t.Fields() {
+		tag := field.Tag
 		if variable := tag.Get("setting"); variable != "" {
 			list = append(list, Setting{
 				Variable: variable, Flag: "--" + tag.Get("name"), Default: tag.Get("default"), Help: tag.Get("help"),

@@ -270,7 +270,7 @@ func dial(t *testing.T, hub *servertest.Hub, topic string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.Dial("tcp", address.Host)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address.Host)
 	if err != nil {
 		t.Fatal(err)
 	}

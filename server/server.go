@@ -144,6 +144,7 @@ func (s *Server) run(
 		err := httpServer.Shutdown(shutdownCtx)
 		if err != nil {
 			_ = httpServer.Close()
+			err = fmt.Errorf("stop: requests were still being answered after %s: %w", shutdownTimeout, err)
 		}
 		stopLog()
 		return err

@@ -117,7 +117,7 @@ func hasRoomInMemory() bool {
 	const tmpfs, enough = 0x01021994, 2 << 30
 	var st syscall.Statfs_t
 	return runtime.GOOS == "linux" && syscall.Statfs(memoryDir, &st) == nil &&
-		uint64(st.Type) == tmpfs && uint64(st.Bavail)*uint64(st.Bsize) >= enough
+		uint64(st.Type) == tmpfs && uint64(st.Bavail)*uint64(st.Bsize) >= enough //nolint:unconvert // the types differ between systems
 }
 
 func (s *Server) tryTempDir(ctx context.Context, base string) error {

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,7 @@ func TestTrusts(t *testing.T) {
 		"unchanged":    {compat, auth.Publisher, true, true},
 		"other role":   {compat, auth.Subscriber, false, true}, // one legacy secret for both
 		"compat off":   {func(*auth.Config) {}, auth.Publisher, true, false},
-		"key added":    {func(cfg *auth.Config) { cfg.Issuers[0].Publisher = append(fresh, old...) }, auth.Publisher, true, false},
+		"key added":    {func(cfg *auth.Config) { cfg.Issuers[0].Publisher = slices.Concat(fresh, old) }, auth.Publisher, true, false},
 		"key replaced": {func(cfg *auth.Config) { cfg.Issuers[0].Publisher = fresh }, auth.Publisher, false, false},
 		"key at other issuer": {func(cfg *auth.Config) {
 			cfg.Issuers[0].Publisher, cfg.Issuers[1].Publisher = fresh, old

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -154,9 +155,7 @@ type drop struct{}
 func (m members) with(changes members) members {
 	merged := members{}
 	for _, layer := range []members{m, changes} {
-		for name, value := range layer {
-			merged[name] = value
-		}
+		maps.Copy(merged, layer)
 	}
 
 	for name, value := range merged {

@@ -79,8 +79,10 @@ func TestMintedTokens(t *testing.T) {
 			Publish: []auth.MatcherSpec{{Match: "*"}}, Subscribe: []auth.MatcherSpec{{Match: "a/{b}"}},
 			Payload: json.RawMessage(`"x"`),
 		}, `{"alg":"HS256","typ":"JWT"}`, `{"sub":"bob","exp":1800000000,"mercure":{"publish":["*"],"subscribe":["a/{b}"],"payload":"x"}}`},
-		"0.x, nothing": {auth.TokenSpec{Dialect: auth.Dialect0, Key: signingKey(t, legacySecret, "HS256")},
-			`{"alg":"HS256","typ":"JWT"}`, `{"mercure":{}}`},
+		"0.x, nothing": {
+			auth.TokenSpec{Dialect: auth.Dialect0, Key: signingKey(t, legacySecret, "HS256")},
+			`{"alg":"HS256","typ":"JWT"}`, `{"mercure":{}}`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -5,9 +5,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/cinnabar-hub/cinnabar/db"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Append writes an update to the log and returns its id once the update is

@@ -134,7 +134,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	}
 	poolConfig, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL is not a PostgreSQL connection string: %w", err)
+		return nil, fmt.Errorf("the address of the database: %w", err)
 	}
 	poolConfig.MaxConns = config.MaxConnections
 	poolConfig.MinConns = 1
@@ -260,6 +260,14 @@ func (l *Log) runHousekeeping(ctx context.Context) error {
 		cancel()
 		l.health.note(err)
 	}
+}
+
+// CheckURL returns what is wrong with a connection string, without connecting.
+func CheckURL(databaseURL string) error {
+	if _, err := pgx.ParseConfig(databaseURL); err != nil {
+		return fmt.Errorf("is not a PostgreSQL connection string such as postgres://app@localhost/app: %w", err)
+	}
+	return nil
 }
 
 // Address is the part of a connection string that may be shown: never its

@@ -76,7 +76,7 @@ func (l *Log) runListener(ctx context.Context) error {
 func (l *Log) listen(ctx context.Context, listening func()) error {
 	config, err := pgx.ParseConfig(l.config.ListenURL)
 	if err != nil {
-		return fmt.Errorf("MERCURE_DATABASE_LISTEN_URL is not a PostgreSQL connection string: %w", err)
+		return fmt.Errorf("the address for LISTEN: %w", err)
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
@@ -109,7 +109,6 @@ func (l *Log) listen(ctx context.Context, listening func()) error {
 		err := waitForNotification(waitCtx, conn)
 		cancel()
 		switch {
-		case err == nil:
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case !pgconn.Timeout(err):
@@ -119,7 +118,7 @@ func (l *Log) listen(ctx context.Context, listening func()) error {
 }
 
 // waitForNotification lets OnNotification handle whatever arrives until ctx
-// ends or the connection breaks.
+// ends or the connection breaks, and returns which.
 func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
 	for {
 		if err := conn.PgConn().WaitForNotification(ctx); err != nil {

@@ -53,7 +53,7 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	_ = control.SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // Spec: P-15
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = io.WriteString(w, string(id))
+	_, _ = io.WriteString(w, string(id)) //nolint:gosec // text/plain, not markup
 	return nil
 }
 
@@ -76,8 +76,7 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request) (string, error) {
 	if err == nil {
 		return string(body), nil
 	}
-	var size *http.MaxBytesError
-	if errors.As(err, &size) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return "", err
 	}
 	if cause := context.Cause(r.Context()); cause != nil {

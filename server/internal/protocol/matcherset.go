@@ -1,5 +1,7 @@
 package protocol
 
+import "slices"
+
 // MatcherSet is a list of matchers prepared for repeated use: literal ones are
 // found by hashing. It is immutable and safe for concurrent use. A nil set is
 // empty and matches nothing.
@@ -51,12 +53,7 @@ func (s *MatcherSet) MatchAny(topics []*Topic) bool {
 	if s == nil {
 		return false
 	}
-	for _, t := range topics {
-		if s.match(t) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(topics, s.match)
 }
 
 // MatchAll reports whether every topic is matched by some matcher. It is false

@@ -120,8 +120,7 @@ func (p *subscribeParser) matcher(pair Pair, compile func(string) (*Matcher, err
 	}
 	m, err := compile(pair.Value)
 	if err != nil {
-		var fieldErr *FieldError
-		if errors.As(err, &fieldErr) {
+		if fieldErr, ok := errors.AsType[*FieldError](err); ok {
 			fieldErr.Field = pair.Name
 		}
 		return err
