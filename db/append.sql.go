@@ -90,26 +90,16 @@ func (q *Queries) AppendBatch(ctx context.Context, arg AppendBatchParams) (Appen
 	return i, err
 }
 
-const armDoorbell = `-- name: ArmDoorbell :exec
-SELECT mercure.arm_doorbell()
+const armDoorbell = `-- name: ArmDoorbell :one
+SELECT mercure.arm_doorbell()::boolean AS armed
 `
 
-func (q *Queries) ArmDoorbell(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, armDoorbell)
-	return err
-}
-
-const doorbellUsable = `-- name: DoorbellUsable :one
-SELECT (current_setting('max_prepared_transactions')::integer = 0)::boolean AS usable
-`
-
-// A NOTIFY makes PREPARE TRANSACTION fail, so where two-phase commit is enabled
-// the doorbell stays silent.
-func (q *Queries) DoorbellUsable(ctx context.Context) (bool, error) {
-	row := q.db.QueryRow(ctx, doorbellUsable)
-	var usable bool
-	err := row.Scan(&usable)
-	return usable, err
+// Whether the doorbell will ring.
+func (q *Queries) ArmDoorbell(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, armDoorbell)
+	var armed bool
+	err := row.Scan(&armed)
+	return armed, err
 }
 
 const drain = `-- name: Drain :one
@@ -159,11 +149,11 @@ func (q *Queries) FenceBatch(ctx context.Context, batchToken pgtype.UUID) (bool,
 }
 
 const forgetBatches = `-- name: ForgetBatches :one
-SELECT mercure.forget_batches($1::interval)::bigint AS forgotten
+SELECT mercure.forget_batches($1::interval, $2::integer)::bigint AS forgotten
 `
 
-func (q *Queries) ForgetBatches(ctx context.Context, olderThan pgtype.Interval) (int64, error) {
-	row := q.db.QueryRow(ctx, forgetBatches, olderThan)
+func (q *Queries) ForgetBatches(ctx context.Context, olderThan pgtype.Interval, maxRows int32) (int64, error) {
+	row := q.db.QueryRow(ctx, forgetBatches, olderThan, maxRows)
 	var forgotten int64
 	err := row.Scan(&forgotten)
 	return forgotten, err

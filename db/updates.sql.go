@@ -9,10 +9,35 @@ import (
 	"context"
 )
 
+const cursorState = `-- name: CursorState :one
+SELECT
+    h.position AS horizon,
+    EXISTS (
+        SELECT FROM mercure.updates AS u WHERE u.position = $1::bigint AND u.id = $2::text
+    )::boolean AS present,
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+FROM mercure.horizon AS h
+`
+
+type CursorStateRow struct {
+	Horizon  int64
+	Present  bool
+	Writable bool
+}
+
+// Where the log begins, and whether the update a reader got last is still where
+// it was: if not, and retention has not removed it, the log went backwards.
+func (q *Queries) CursorState(ctx context.Context, position int64, eventID string) (CursorStateRow, error) {
+	row := q.db.QueryRow(ctx, cursorState, position, eventID)
+	var i CursorStateRow
+	err := row.Scan(&i.Horizon, &i.Present, &i.Writable)
+	return i, err
+}
+
 const firstPositionOfID = `-- name: FirstPositionOfID :one
 SELECT u.position
 FROM mercure.updates AS u
-WHERE hashtextextended(u.id, 0) = hashtextextended($1::text, 0) AND u.id = $1::text
+WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended($1::text, 0::bigint) AND u.id = $1::text
 ORDER BY u.position
 LIMIT 1
 `
@@ -27,21 +52,29 @@ func (q *Queries) FirstPositionOfID(ctx context.Context, eventID string) (int64,
 
 const head = `-- name: Head :one
 SELECT
-    mercure.head()::bigint AS position,
+    coalesce(max(h.position), 0)::bigint AS position,
+    coalesce(max(h.id), '')::text AS id,
     (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+FROM (
+    SELECT u.position, u.id
+    FROM mercure.updates AS u
+    ORDER BY u.position DESC
+    LIMIT 1
+) AS h
 `
 
 type HeadRow struct {
 	Position int64
+	ID       string
 	Writable bool
 }
 
-// The newest position, zero while the log is empty. Not writable while the
-// server is a standby or read-only: then it is not the one hubs append to.
+// The newest update; position zero while the log is empty. Not writable while
+// the server is a standby or read-only: then it is not the one hubs append to.
 func (q *Queries) Head(ctx context.Context) (HeadRow, error) {
 	row := q.db.QueryRow(ctx, head)
 	var i HeadRow
-	err := row.Scan(&i.Position, &i.Writable)
+	err := row.Scan(&i.Position, &i.ID, &i.Writable)
 	return i, err
 }
 
@@ -62,9 +95,9 @@ const pageAfter = `-- name: PageAfter :many
 WITH candidate AS (
     SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
     FROM mercure.updates AS u
-    WHERE u.position > $2 AND u.position <= $3
+    WHERE u.position > $2 AND u.position <= $4
     ORDER BY u.position
-    LIMIT $4
+    LIMIT $5
 ), measured AS (
     SELECT
         c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
@@ -73,41 +106,49 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    ($1::text IS NULL OR EXISTS (
+        SELECT FROM mercure.updates AS u WHERE u.position = $2 AND u.id = $1::text
+    ))::boolean AS cursor_present
 FROM measured AS m
-WHERE m.bytes_before < $1::bigint
+WHERE m.bytes_before < $3::bigint
 ORDER BY m.position
 `
 
 type PageAfterParams struct {
-	MaxBytes      int64
+	CursorID      *string
 	AfterPosition int64
+	MaxBytes      int64
 	UpToPosition  int64
 	MaxRows       int32
 }
 
 type PageAfterRow struct {
-	Position   int64
-	ID         string
-	Topics     []string
-	Data       *string
-	BinaryData []byte
-	Private    bool
-	Type       *string
-	Retry      *int64
-	Size       int32
-	IDReused   bool
-	Horizon    int64
+	Position      int64
+	ID            string
+	Topics        []string
+	Data          *string
+	BinaryData    []byte
+	Private       bool
+	Type          *string
+	Retry         *int64
+	Size          int32
+	IDReused      bool
+	Horizon       int64
+	CursorPresent bool
 }
 
 // How a hub reads the log. Pages are bounded by rows and by bytes; every page
 // carries the horizon as of the same snapshot, so that a reader notices when
 // retention overtook it.
 // The next updates after a position, whatever their topics. Uses updates_pkey.
+// With the id of the update at that position, every row says whether it is still
+// there.
 func (q *Queries) PageAfter(ctx context.Context, arg PageAfterParams) ([]PageAfterRow, error) {
 	rows, err := q.db.Query(ctx, pageAfter,
-		arg.MaxBytes,
+		arg.CursorID,
 		arg.AfterPosition,
+		arg.MaxBytes,
 		arg.UpToPosition,
 		arg.MaxRows,
 	)
@@ -130,6 +171,7 @@ func (q *Queries) PageAfter(ctx context.Context, arg PageAfterParams) ([]PageAft
 			&i.Size,
 			&i.IDReused,
 			&i.Horizon,
+			&i.CursorPresent,
 		); err != nil {
 			return nil, err
 		}
@@ -147,7 +189,7 @@ WITH candidate AS (
     FROM mercure.updates AS u
     WHERE u.position > $2 AND u.position <= $3
         AND mercure.topic_hashes(u.topics) && mercure.topic_hashes($4::text[])
-        AND u.topics && $4::text[]
+        AND CASE WHEN u.topics && $4::text[] THEN true END
     ORDER BY u.position
     LIMIT $5
 ), measured AS (
@@ -158,7 +200,8 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    true::boolean AS cursor_present
 FROM measured AS m
 WHERE m.bytes_before < $1::bigint
 ORDER BY m.position
@@ -173,21 +216,24 @@ type PageAfterByTopicsParams struct {
 }
 
 type PageAfterByTopicsRow struct {
-	Position   int64
-	ID         string
-	Topics     []string
-	Data       *string
-	BinaryData []byte
-	Private    bool
-	Type       *string
-	Retry      *int64
-	Size       int32
-	IDReused   bool
-	Horizon    int64
+	Position      int64
+	ID            string
+	Topics        []string
+	Data          *string
+	BinaryData    []byte
+	Private       bool
+	Type          *string
+	Retry         *int64
+	Size          int32
+	IDReused      bool
+	Horizon       int64
+	CursorPresent bool
 }
 
 // The same for updates that have one of the given topics. Uses
-// updates_topics_idx where few match, updates_pkey where many do.
+// updates_topics_idx where few match, updates_pkey where many do. The topics
+// themselves are compared inside CASE, whose selectivity the planner does not
+// multiply with that of the hashes: it would think that next to nothing matches.
 func (q *Queries) PageAfterByTopics(ctx context.Context, arg PageAfterByTopicsParams) ([]PageAfterByTopicsRow, error) {
 	rows, err := q.db.Query(ctx, pageAfterByTopics,
 		arg.MaxBytes,
@@ -215,6 +261,7 @@ func (q *Queries) PageAfterByTopics(ctx context.Context, arg PageAfterByTopicsPa
 			&i.Size,
 			&i.IDReused,
 			&i.Horizon,
+			&i.CursorPresent,
 		); err != nil {
 			return nil, err
 		}
@@ -241,7 +288,8 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    true::boolean AS cursor_present
 FROM measured AS m
 WHERE m.bytes_before < $1::bigint
 ORDER BY m.position DESC
@@ -254,17 +302,18 @@ type PageBeforeParams struct {
 }
 
 type PageBeforeRow struct {
-	Position   int64
-	ID         string
-	Topics     []string
-	Data       *string
-	BinaryData []byte
-	Private    bool
-	Type       *string
-	Retry      *int64
-	Size       int32
-	IDReused   bool
-	Horizon    int64
+	Position      int64
+	ID            string
+	Topics        []string
+	Data          *string
+	BinaryData    []byte
+	Private       bool
+	Type          *string
+	Retry         *int64
+	Size          int32
+	IDReused      bool
+	Horizon       int64
+	CursorPresent bool
 }
 
 // The newest updates up to a position, newest first: how a node that starts
@@ -290,6 +339,7 @@ func (q *Queries) PageBefore(ctx context.Context, arg PageBeforeParams) ([]PageB
 			&i.Size,
 			&i.IDReused,
 			&i.Horizon,
+			&i.CursorPresent,
 		); err != nil {
 			return nil, err
 		}

@@ -44,15 +44,19 @@ CREATE FUNCTION mercure.new_id() RETURNS text
 
 -- Topics and ids may be 4,096 bytes, an index row may not; indexes hold hashes
 -- and every query compares the values themselves as well.
+--
+-- Names are qualified and literals typed because a function found by the
+-- caller's search_path would run with the rights of the hub. PARALLEL UNSAFE
+-- keeps readers of history from taking several processes each.
 -- +goose StatementBegin
 CREATE FUNCTION mercure.topic_hashes(topics text[]) RETURNS bigint[]
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
 AS $$
 BEGIN
-    IF cardinality(topics) = 1 THEN
-        RETURN ARRAY[hashtextextended(topics[1] COLLATE "C", 0)];
+    IF pg_catalog.array_upper(topics, 1) = 1 AND pg_catalog.array_lower(topics, 1) = 1 THEN
+        RETURN ARRAY[pg_catalog.hashtextextended(topics[1] COLLATE pg_catalog."C", 0::bigint)];
     END IF;
-    RETURN ARRAY(SELECT hashtextextended(t COLLATE "C", 0) FROM unnest(topics) AS t);
+    RETURN ARRAY(SELECT pg_catalog.hashtextextended(t COLLATE pg_catalog."C", 0::bigint) FROM pg_catalog.unnest(topics) AS t);
 END
 $$;
 -- +goose StatementEnd
@@ -95,7 +99,7 @@ CREATE SEQUENCE mercure.updates_position_seq AS bigint CACHE 1 OWNED BY mercure.
 CREATE INDEX updates_topics_idx ON mercure.updates
     USING gin (mercure.topic_hashes(topics)) WITH (fastupdate = on, gin_pending_list_limit = 256);
 -- With position behind it the earliest occurrence of a reused id is one probe.
-CREATE INDEX updates_id_idx ON mercure.updates (hashtextextended(id, 0), position);
+CREATE INDEX updates_id_idx ON mercure.updates (pg_catalog.hashtextextended(id, 0::bigint), position);
 
 -- Where the log begins: everything at or below was removed by retention.
 -- Positions have gaps, so readers could not tell otherwise that rows are gone.

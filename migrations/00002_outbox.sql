@@ -107,6 +107,10 @@ CREATE FUNCTION mercure.forbidden_character(value text) RETURNS text
 
 -- The checks of the outbox raise their own errors, because "violates check
 -- constraint" does not tell a developer which of a thousand topics is wrong.
+--
+-- They pin the settings they are parsed under, for themselves and what they
+-- call: with a search_path of its own, a publisher could put its functions in
+-- the place of ours and publish in the hub's name.
 -- +goose StatementBegin
 CREATE FUNCTION mercure.check_text(field text, value text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -132,6 +136,8 @@ $$;
 -- +goose StatementBegin
 CREATE FUNCTION mercure.check_topics(topics text[]) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 DECLARE
     topic text;
@@ -143,8 +149,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'check_violation',
             MESSAGE = format('topics has %s elements; at most 1000 are allowed', cardinality(topics));
     END IF;
-    IF array_ndims(topics) > 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'topics must be a one-dimensional array';
+    IF array_ndims(topics) > 1 OR array_lower(topics, 1) <> 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'topics must be a one-dimensional array whose first index is 1';
     END IF;
     FOREACH topic IN ARRAY topics LOOP
         IF topic IS NULL OR topic = '' THEN
@@ -169,6 +175,8 @@ $$;
 -- +goose StatementBegin
 CREATE FUNCTION mercure.check_id(id text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 BEGIN
     IF id = '' OR id = 'earliest' OR starts_with(id, '#') THEN
@@ -184,12 +192,32 @@ $$;
 -- +goose StatementBegin
 CREATE FUNCTION mercure.check_type(type text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 BEGIN
     IF type = 'mercure' THEN
         RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'the type mercure is reserved for the hub';
     END IF;
     RETURN mercure.check_text('type', type);
+END
+$$;
+-- +goose StatementEnd
+
+-- Every hub holds what it delivers in memory, so a row must not be enough to
+-- fill it. The limit is that of a batch.
+-- +goose StatementBegin
+CREATE FUNCTION mercure.check_data(data text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF octet_length(data) > 8388608 THEN
+        RAISE EXCEPTION USING ERRCODE = 'check_violation',
+            MESSAGE = format('data is %s bytes long; at most 8388608 are allowed', octet_length(data)),
+            HINT = 'Publish the address of large content instead of the content.';
+    END IF;
+    RETURN true;
 END
 $$;
 -- +goose StatementEnd
@@ -207,6 +235,7 @@ CREATE TABLE mercure.outbox (
     retry bigint,
     id text COLLATE "C" NOT NULL DEFAULT mercure.new_id(),
     CONSTRAINT outbox_topics CHECK (mercure.check_topics(topics)),
+    CONSTRAINT outbox_data CHECK (mercure.check_data(data)),
     CONSTRAINT outbox_id CHECK (mercure.check_id(id)),
     CONSTRAINT outbox_type CHECK (mercure.check_type(type)),
     CONSTRAINT outbox_retry CHECK (retry BETWEEN 0 AND 999999999999999)
@@ -246,6 +275,7 @@ INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (2, 1);
 SET LOCAL lock_timeout = '10s';
 DELETE FROM mercure.schema_version WHERE version = 2;
 DROP TABLE mercure.rejected, mercure.outbox;
+DROP FUNCTION mercure.check_data(text);
 DROP FUNCTION mercure.check_type(text);
 DROP FUNCTION mercure.check_id(text);
 DROP FUNCTION mercure.check_topics(text[]);

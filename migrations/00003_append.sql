@@ -16,11 +16,32 @@ SET LOCAL lock_timeout = '10s';
 -- The caller keeps the state between calls, as opaque text, and forgets it on
 -- any error. NULL asks for a sweep of the whole outbox, which also finds rows
 -- restored from a dump, whose xid belongs to another cluster. The formats are
---     diff|<snapshot>
---     sweep|<snapshot>|<floor>|<ceiling>
+--     diff|<server>|<snapshot>
+--     sweep|<server>|<snapshot>|<floor>|<ceiling>
 -- where a sweep moves floor < seq <= ceiling in chunks and ends as a diff from
 -- the snapshot at which it began. The ceiling keeps the order: what is
--- inserted after a sweep began waits for the next drain.
+-- inserted after a sweep began waits for the next drain. The server is known by
+-- its start: after a crash or a failover transaction ids may be given anew.
+
+-- +goose StatementBegin
+CREATE FUNCTION mercure.server_start() RETURNS text
+    LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN extract(epoch FROM pg_postmaster_start_time())::text;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION mercure.complete_state(seen pg_snapshot) RETURNS text
+    LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN 'diff|' || mercure.server_start() || '|' || seen::text;
+END
+$$;
+-- +goose StatementEnd
 
 -- Whether move_outbox would find anything; needs no lock.
 -- +goose StatementBegin
@@ -36,15 +57,36 @@ BEGIN
     IF state IS NULL OR split_part(state, '|', 1) <> 'diff' THEN
         RETURN EXISTS (SELECT FROM mercure.outbox);
     END IF;
-    previous := split_part(state, '|', 2)::pg_snapshot;
+    previous := split_part(state, '|', 3)::pg_snapshot;
     RETURN EXISTS (SELECT FROM mercure.outbox WHERE xid >= pg_snapshot_xmax(previous))
         OR EXISTS (SELECT FROM mercure.outbox WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(previous))));
 END
 $$;
 -- +goose StatementEnd
 
--- Moves up to max_rows committed rows of the outbox into the log, in insertion
--- order. The caller holds the append lock. more says that others wait.
+-- The first of these rows that fit, at least one. Does not read long values.
+-- +goose StatementBegin
+CREATE FUNCTION mercure.fitting_rows(seqs bigint[], max_bytes bigint) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN (
+        SELECT array_agg(m.seq ORDER BY m.seq)
+        FROM (
+            SELECT o.seq, sum(coalesce(octet_length(o.data), 0)) OVER (ORDER BY o.seq) - coalesce(octet_length(o.data), 0) AS before
+            FROM mercure.outbox AS o
+            WHERE o.seq = ANY (seqs)
+        ) AS m
+        WHERE m.before < max_bytes
+    );
+END
+$$;
+-- +goose StatementEnd
+
+-- Moves committed rows of the outbox into the log, in insertion order, up to
+-- max_rows and about 8 MiB: what takes longer than the caller is ready to wait
+-- would be rolled back and tried again for ever. The caller holds the append
+-- lock. more says that others wait.
 -- +goose StatementBegin
 CREATE FUNCTION mercure.move_outbox(INOUT state text, max_rows integer, OUT moved integer, OUT refused integer, OUT more boolean)
     LANGUAGE plpgsql VOLATILE
@@ -57,7 +99,9 @@ DECLARE
     previous pg_snapshot;
     sweep_floor bigint := 0;
     sweep_ceiling bigint;
+    max_bytes CONSTANT bigint := 8388608;
     seqs bigint[];
+    fitting bigint[];
     outbox_row mercure.outbox;
     state_kind CONSTANT text := split_part(state, '|', 1);
 BEGIN
@@ -68,7 +112,7 @@ BEGIN
     SELECT pg_current_snapshot() INTO now_seen;
 
     IF state_kind = 'diff' THEN
-        previous := split_part(state, '|', 2)::pg_snapshot;
+        previous := split_part(state, '|', 3)::pg_snapshot;
         SELECT array_agg(n.seq ORDER BY n.seq) INTO seqs
         FROM (
             (SELECT o.seq FROM mercure.outbox AS o WHERE o.xid >= pg_snapshot_xmax(previous))
@@ -78,14 +122,14 @@ BEGIN
         ) AS n;
         -- More than a chunk is moved in insertion order by a sweep: sorting
         -- all of it again for each chunk would be quadratic.
-        IF cardinality(seqs) > max_rows THEN
+        IF cardinality(seqs) > max_rows OR cardinality(seqs) > cardinality(mercure.fitting_rows(seqs, max_bytes)) THEN
             seqs := NULL;
             state := NULL;
         END IF;
     ELSIF state_kind = 'sweep' THEN
-        now_seen := split_part(state, '|', 2)::pg_snapshot;
-        sweep_floor := split_part(state, '|', 3)::bigint;
-        sweep_ceiling := split_part(state, '|', 4)::bigint;
+        now_seen := split_part(state, '|', 3)::pg_snapshot;
+        sweep_floor := split_part(state, '|', 4)::bigint;
+        sweep_ceiling := split_part(state, '|', 5)::bigint;
     END IF;
 
     more := false;
@@ -100,14 +144,16 @@ BEGIN
             ORDER BY o.seq
             LIMIT max_rows
         ) AS n;
-        IF cardinality(seqs) = max_rows AND seqs[max_rows] < sweep_ceiling THEN
-            more := true;
-        END IF;
+        fitting := mercure.fitting_rows(seqs, max_bytes);
+        more := (cardinality(seqs) = max_rows OR cardinality(fitting) < cardinality(seqs))
+            AND fitting[cardinality(fitting)] < sweep_ceiling;
+        more := coalesce(more, false);
+        seqs := fitting;
     END IF;
     IF more THEN
-        state := format('sweep|%s|%s|%s', now_seen, seqs[max_rows], sweep_ceiling);
+        state := format('sweep|%s|%s|%s|%s', mercure.server_start(), now_seen, seqs[cardinality(seqs)], sweep_ceiling);
     ELSE
-        state := format('diff|%s', now_seen);
+        state := mercure.complete_state(now_seen);
     END IF;
     IF seqs IS NULL THEN
         RETURN;
@@ -152,7 +198,8 @@ BEGIN
         EXCEPTION
             WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
                 INSERT INTO mercure.rejected (seq, reason, outbox_row)
-                VALUES (outbox_row.seq, SQLSTATE || ': ' || SQLERRM, to_jsonb(outbox_row));
+                VALUES (outbox_row.seq, SQLSTATE || ': ' || SQLERRM, to_jsonb(outbox_row))
+                ON CONFLICT (seq) DO UPDATE SET rejected_at = EXCLUDED.rejected_at, reason = EXCLUDED.reason, outbox_row = EXCLUDED.outbox_row;
                 refused := refused + 1;
         END;
         DELETE FROM mercure.outbox AS o WHERE o.seq = outbox_row.seq;
@@ -179,7 +226,7 @@ AS $$
 BEGIN
     RETURN EXISTS (
         SELECT FROM mercure.updates AS u
-        WHERE hashtextextended(u.id, 0) = hashtextextended(event_id COLLATE "C", 0) AND u.id = event_id
+        WHERE hashtextextended(u.id, 0::bigint) = hashtextextended(event_id, 0::bigint) AND u.id = event_id
     );
 END
 $$;
@@ -193,6 +240,23 @@ CREATE FUNCTION mercure.head() RETURNS bigint
 AS $$
 BEGIN
     RETURN coalesce((SELECT max(u.position) FROM mercure.updates AS u), 0);
+END
+$$;
+-- +goose StatementEnd
+
+-- The same for those who hold the append lock. A sequence that is behind the
+-- log, as after a logical replica took over, is brought forward.
+-- +goose StatementBegin
+CREATE FUNCTION mercure.head_to_append() RETURNS bigint
+    LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    head CONSTANT bigint := mercure.head();
+BEGIN
+    IF head > (SELECT s.last_value FROM mercure.updates_position_seq AS s) THEN
+        PERFORM setval('mercure.updates_position_seq', head);
+    END IF;
+    RETURN head;
 END
 $$;
 -- +goose StatementEnd
@@ -235,9 +299,12 @@ DECLARE
     seen pg_snapshot;
 BEGIN
     PERFORM mercure.require_primary();
+    IF split_part(state, '|', 2) <> mercure.server_start() THEN
+        state := NULL;
+    END IF;
     SELECT pg_current_snapshot() INTO seen;
     IF NOT mercure.outbox_waiting(state) THEN
-        state := format('diff|%s', seen);
+        state := mercure.complete_state(seen);
         head_before := mercure.head();
         head_after := head_before;
         moved := 0;
@@ -247,7 +314,7 @@ BEGIN
     END IF;
 
     LOCK TABLE mercure.append_lock IN EXCLUSIVE MODE;
-    head_before := mercure.head();
+    head_before := mercure.head_to_append();
     SELECT m.state, m.moved, m.refused, m.more INTO state, moved, refused, more
     FROM mercure.move_outbox(state, max_rows) AS m;
     head_after := mercure.head();
@@ -309,7 +376,10 @@ BEGIN
     END IF;
 
     repeated := false;
-    head_before := mercure.head();
+    IF split_part(state, '|', 2) <> mercure.server_start() THEN
+        state := NULL;
+    END IF;
+    head_before := mercure.head_to_append();
     head_drained := head_before;
     SELECT pg_current_snapshot() INTO seen;
     IF mercure.outbox_waiting(state) THEN
@@ -317,7 +387,7 @@ BEGIN
         FROM mercure.move_outbox(state, max_rows) AS m;
         head_drained := mercure.head();
     ELSE
-        state := format('diff|%s', seen);
+        state := mercure.complete_state(seen);
     END IF;
     IF more THEN
         appended := false;
@@ -375,16 +445,23 @@ END
 $$;
 -- +goose StatementEnd
 
--- Forgets batches nobody can ask about any more.
+-- Forgets batches nobody can ask about any more, up to a number. Returns how
+-- many.
 -- +goose StatementBegin
-CREATE FUNCTION mercure.forget_batches(older_than interval) RETURNS bigint
+CREATE FUNCTION mercure.forget_batches(older_than interval, max_rows integer) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     forgotten bigint;
 BEGIN
-    DELETE FROM mercure.append_batches AS b WHERE b.created_at < clock_timestamp() - older_than;
+    DELETE FROM mercure.append_batches AS b
+    WHERE b.token IN (
+        SELECT o.token FROM mercure.append_batches AS o
+        WHERE o.created_at < clock_timestamp() - older_than
+        ORDER BY o.created_at
+        LIMIT max_rows
+    );
     GET DIAGNOSTICS forgotten = ROW_COUNT;
     RETURN forgotten;
 END
@@ -393,11 +470,13 @@ $$;
 
 REVOKE EXECUTE ON FUNCTION
     mercure.outbox_waiting(text),
+    mercure.fitting_rows(bigint[], bigint),
+    mercure.head_to_append(),
     mercure.move_outbox(text, integer),
     mercure.drain(text, integer),
     mercure.append(text, integer, uuid, text[], text[], text[], bytea[], boolean[], text[], bigint[], text[], boolean[]),
     mercure.fence_batch(uuid),
-    mercure.forget_batches(interval)
+    mercure.forget_batches(interval, integer)
 FROM PUBLIC;
 
 INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (3, 1);
@@ -405,13 +484,17 @@ INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (3, 1);
 -- +goose Down
 SET LOCAL lock_timeout = '10s';
 DELETE FROM mercure.schema_version WHERE version = 3;
-DROP FUNCTION mercure.forget_batches(interval);
+DROP FUNCTION mercure.forget_batches(interval, integer);
 DROP FUNCTION mercure.fence_batch(uuid);
 DROP FUNCTION mercure.append(text, integer, uuid, text[], text[], text[], bytea[], boolean[], text[], bigint[], text[], boolean[]);
 DROP FUNCTION mercure.drain(text, integer);
 DROP FUNCTION mercure.require_primary();
+DROP FUNCTION mercure.head_to_append();
 DROP FUNCTION mercure.head();
 DROP FUNCTION mercure.id_in_log(text);
 DROP FUNCTION mercure.update_size(text, text[], integer, text);
 DROP FUNCTION mercure.move_outbox(text, integer);
+DROP FUNCTION mercure.fitting_rows(bigint[], bigint);
 DROP FUNCTION mercure.outbox_waiting(text);
+DROP FUNCTION mercure.complete_state(pg_snapshot);
+DROP FUNCTION mercure.server_start();

@@ -2,6 +2,8 @@
 -- falls silent the hub arms the doorbell and sleeps, and the next insert rings
 -- it once. So inserts pay for a NOTIFY, which serializes commits of the whole
 -- cluster, only after a silence, and never when no hub is there to hear it.
+-- Where two-phase commit is enabled the doorbell stays silent: a NOTIFY makes
+-- PREPARE TRANSACTION fail.
 
 -- +goose Up
 SET LOCAL lock_timeout = '10s';
@@ -12,6 +14,12 @@ SET LOCAL lock_timeout = '10s';
 CREATE SEQUENCE mercure.doorbell AS bigint MINVALUE 1 MAXVALUE 2 START 1 CACHE 1;
 
 -- +goose StatementBegin
+CREATE FUNCTION mercure.doorbell_usable() RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN current_setting('max_prepared_transactions')::integer = 0;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
 CREATE FUNCTION mercure.ring_doorbell() RETURNS trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -19,7 +27,9 @@ AS $$
 BEGIN
     IF (SELECT last_value FROM mercure.doorbell) = 2 THEN
         PERFORM setval('mercure.doorbell', 1);
-        PERFORM pg_notify('mercure_doorbell', '');
+        IF mercure.doorbell_usable() THEN
+            PERFORM pg_notify('mercure_doorbell', '');
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -29,13 +39,18 @@ $$;
 CREATE TRIGGER ring_doorbell AFTER INSERT ON mercure.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION mercure.ring_doorbell();
 
+-- Returns whether the doorbell will ring.
 -- +goose StatementBegin
-CREATE FUNCTION mercure.arm_doorbell() RETURNS void
+CREATE FUNCTION mercure.arm_doorbell() RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF NOT mercure.doorbell_usable() THEN
+        RETURN false;
+    END IF;
     PERFORM setval('mercure.doorbell', 2);
+    RETURN true;
 END
 $$;
 -- +goose StatementEnd
@@ -50,4 +65,5 @@ DELETE FROM mercure.schema_version WHERE version = 4;
 DROP TRIGGER ring_doorbell ON mercure.outbox;
 DROP FUNCTION mercure.arm_doorbell();
 DROP FUNCTION mercure.ring_doorbell();
+DROP FUNCTION mercure.doorbell_usable();
 DROP SEQUENCE mercure.doorbell;

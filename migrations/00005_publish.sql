@@ -52,9 +52,23 @@ CREATE TRIGGER divert_to_outbox BEFORE INSERT ON mercure.updates
     FOR EACH ROW WHEN (NEW.position IS NULL) EXECUTE FUNCTION mercure.divert_to_outbox();
 
 -- The role is shared by all databases of the server: created if missing,
--- never dropped.
+-- never dropped. Execution is granted by name for databases where it is not
+-- the default.
 -- +goose StatementBegin
 DO $$
+DECLARE
+    statement text;
+    grants CONSTANT text[] := ARRAY[
+        'GRANT USAGE ON SCHEMA mercure TO mercure_publisher',
+        -- Not seq and xid: a publisher must not choose its place in the queue.
+        'GRANT INSERT (topics, data, private, type, retry, id), SELECT (id) ON mercure.outbox TO mercure_publisher',
+        'GRANT INSERT (topics, data, private, type, retry, id) ON mercure.updates TO mercure_publisher',
+        'GRANT EXECUTE ON FUNCTION mercure.publish(text, text, boolean, text, bigint, text), '
+            'mercure.publish(text[], text, boolean, text, bigint, text), mercure.new_id(), mercure.hub_path(), '
+            'mercure.check_topics(text[]), mercure.check_data(text), mercure.check_id(text), mercure.check_type(text), '
+            'mercure.check_text(text, text), mercure.forbidden_character(text), mercure.is_reserved_topic(text), '
+            'mercure.remove_dot_segments(text) TO mercure_publisher'
+    ];
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mercure_publisher') THEN
         BEGIN
@@ -63,14 +77,13 @@ BEGIN
             WHEN duplicate_object OR unique_violation THEN
                 NULL; -- another database's migration was faster
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'The role mercure_publisher could not be created. To let other roles publish from SQL, run as a role that may create roles: CREATE ROLE mercure_publisher NOLOGIN; and then as the owner of the schema: GRANT USAGE ON SCHEMA mercure TO mercure_publisher; GRANT INSERT (topics, data, private, type, retry, id), SELECT (id) ON mercure.outbox TO mercure_publisher; GRANT INSERT (topics, data, private, type, retry, id) ON mercure.updates TO mercure_publisher;';
+                RAISE WARNING 'The role mercure_publisher could not be created. To let other roles publish from SQL, run as a role that may create roles: CREATE ROLE mercure_publisher NOLOGIN; and then as the owner of the schema: %;', array_to_string(grants, '; ');
                 RETURN;
         END;
     END IF;
-    GRANT USAGE ON SCHEMA mercure TO mercure_publisher;
-    -- Not seq and xid: a publisher must not choose its place in the queue.
-    GRANT INSERT (topics, data, private, type, retry, id), SELECT (id) ON mercure.outbox TO mercure_publisher;
-    GRANT INSERT (topics, data, private, type, retry, id) ON mercure.updates TO mercure_publisher;
+    FOREACH statement IN ARRAY grants LOOP
+        EXECUTE statement;
+    END LOOP;
 END
 $$;
 -- +goose StatementEnd

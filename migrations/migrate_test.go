@@ -259,6 +259,72 @@ func TestPublisherRole(t *testing.T) {
 	}
 }
 
+// A publisher that puts functions of its own in front of ours must not get
+// around the checks.
+func TestChecksIgnoreTheCallersSearchPath(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t).Pool(t)
+	exec(t, pool, "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO mercure_publisher")
+	for _, f := range []string{
+		"starts_with(text, text) RETURNS boolean LANGUAGE sql RETURN false",
+		"cardinality(text[]) RETURNS integer LANGUAGE sql RETURN 1",
+		"position(text, text) RETURNS integer LANGUAGE sql RETURN 0",
+		"octet_length(text) RETURNS integer LANGUAGE sql RETURN 0",
+		"hashtextextended(text, integer) RETURNS bigint LANGUAGE sql RETURN 0",
+	} {
+		exec(t, pool, "CREATE FUNCTION evil."+f)
+	}
+	for topic, allowed := range map[string]bool{"/.well-known/mercure/subscriptions/x": false, strings.Repeat("x", 5000): false, "https://example.com/": true} {
+		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			for _, sql := range []string{"SET LOCAL ROLE mercure_publisher", "SET LOCAL search_path = evil, pg_catalog"} {
+				if _, err := tx.Exec(t.Context(), sql); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Exec(t.Context(), "INSERT INTO mercure.outbox (topics) VALUES (ARRAY[$1])", topic)
+			return err
+		})
+		if allowed != (err == nil) {
+			t.Errorf("%.40s: %v; allowed should be %v", topic, err, allowed)
+		}
+	}
+	hash := "SELECT mercure.topic_hashes('{a}') = ARRAY[pg_catalog.hashtextextended('a', 0)]"
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL search_path = evil, pg_catalog"); err != nil {
+			return err
+		}
+		var same bool
+		if err := tx.QueryRow(t.Context(), hash).Scan(&same); err != nil || !same {
+			t.Errorf("topic_hashes uses a function of the caller's: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Where execution is not granted by default, the role can publish all the same.
+func TestPublisherRoleWithoutDefaultPrivileges(t *testing.T) {
+	t.Parallel()
+	database := dbtest.NewEmpty(t)
+	pool := database.Pool(t)
+	exec(t, pool, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+	if err := migrations.Up(t.Context(), database.URL); err != nil {
+		t.Fatal(err)
+	}
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL ROLE mercure_publisher"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), "SELECT mercure.publish('https://example.com/%20', 'x', type => 't', id => 'i')")
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // An owner who may not create roles gets a working hub and the statements to
 // run for publishers.
 func TestOwnerMayNotCreateRoles(t *testing.T) {
@@ -284,7 +350,7 @@ func TestOwnerMayNotCreateRoles(t *testing.T) {
 	printed := log.String()
 	create := regexp.MustCompile(`CREATE ROLE [^;]+;`).FindString(printed)
 	grants := regexp.MustCompile(`GRANT [^;]+;`).FindAllString(printed, -1)
-	if create == "" || len(grants) != 3 {
+	if create == "" || len(grants) != 4 {
 		t.Fatalf("printed %s", printed)
 	}
 	run := func(url string, statements ...string) {

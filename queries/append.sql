@@ -34,12 +34,8 @@ FROM mercure.drain(sqlc.narg(state)::text, @max_rows::integer) AS d;
 SELECT mercure.fence_batch(@batch_token::uuid)::boolean AS in_log;
 
 -- name: ForgetBatches :one
-SELECT mercure.forget_batches(@older_than::interval)::bigint AS forgotten;
+SELECT mercure.forget_batches(@older_than::interval, @max_rows::integer)::bigint AS forgotten;
 
--- name: ArmDoorbell :exec
-SELECT mercure.arm_doorbell();
-
--- name: DoorbellUsable :one
--- A NOTIFY makes PREPARE TRANSACTION fail, so where two-phase commit is enabled
--- the doorbell stays silent.
-SELECT (current_setting('max_prepared_transactions')::integer = 0)::boolean AS usable;
+-- name: ArmDoorbell :one
+-- Whether the doorbell will ring.
+SELECT mercure.arm_doorbell()::boolean AS armed;

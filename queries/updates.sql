@@ -4,6 +4,8 @@
 
 -- name: PageAfter :many
 -- The next updates after a position, whatever their topics. Uses updates_pkey.
+-- With the id of the update at that position, every row says whether it is still
+-- there.
 WITH candidate AS (
     SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
     FROM mercure.updates AS u
@@ -18,20 +20,25 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    (sqlc.narg(cursor_id)::text IS NULL OR EXISTS (
+        SELECT FROM mercure.updates AS u WHERE u.position = @after_position AND u.id = sqlc.narg(cursor_id)::text
+    ))::boolean AS cursor_present
 FROM measured AS m
 WHERE m.bytes_before < @max_bytes::bigint
 ORDER BY m.position;
 
 -- name: PageAfterByTopics :many
 -- The same for updates that have one of the given topics. Uses
--- updates_topics_idx where few match, updates_pkey where many do.
+-- updates_topics_idx where few match, updates_pkey where many do. The topics
+-- themselves are compared inside CASE, whose selectivity the planner does not
+-- multiply with that of the hashes: it would think that next to nothing matches.
 WITH candidate AS (
     SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
     FROM mercure.updates AS u
     WHERE u.position > @after_position AND u.position <= @up_to_position
         AND mercure.topic_hashes(u.topics) && mercure.topic_hashes(@topics::text[])
-        AND u.topics && @topics::text[]
+        AND CASE WHEN u.topics && @topics::text[] THEN true END
     ORDER BY u.position
     LIMIT @max_rows
 ), measured AS (
@@ -42,7 +49,8 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    true::boolean AS cursor_present
 FROM measured AS m
 WHERE m.bytes_before < @max_bytes::bigint
 ORDER BY m.position;
@@ -64,7 +72,8 @@ WITH candidate AS (
 )
 SELECT
     m.position, m.id, m.topics, m.data, m.binary_data, m.private, m.type, m.retry, m.size, m.id_reused,
-    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon
+    (SELECT h.position FROM mercure.horizon AS h)::bigint AS horizon,
+    true::boolean AS cursor_present
 FROM measured AS m
 WHERE m.bytes_before < @max_bytes::bigint
 ORDER BY m.position DESC;
@@ -73,16 +82,34 @@ ORDER BY m.position DESC;
 -- The earliest occurrence of an event id (H-4). Uses updates_id_idx.
 SELECT u.position
 FROM mercure.updates AS u
-WHERE hashtextextended(u.id, 0) = hashtextextended(@event_id::text, 0) AND u.id = @event_id::text
+WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(@event_id::text, 0::bigint) AND u.id = @event_id::text
 ORDER BY u.position
 LIMIT 1;
 
 -- name: Head :one
--- The newest position, zero while the log is empty. Not writable while the
--- server is a standby or read-only: then it is not the one hubs append to.
+-- The newest update; position zero while the log is empty. Not writable while
+-- the server is a standby or read-only: then it is not the one hubs append to.
 SELECT
-    mercure.head()::bigint AS position,
-    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable;
+    coalesce(max(h.position), 0)::bigint AS position,
+    coalesce(max(h.id), '')::text AS id,
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+FROM (
+    SELECT u.position, u.id
+    FROM mercure.updates AS u
+    ORDER BY u.position DESC
+    LIMIT 1
+) AS h;
+
+-- name: CursorState :one
+-- Where the log begins, and whether the update a reader got last is still where
+-- it was: if not, and retention has not removed it, the log went backwards.
+SELECT
+    h.position AS horizon,
+    EXISTS (
+        SELECT FROM mercure.updates AS u WHERE u.position = @position::bigint AND u.id = @event_id::text
+    )::boolean AS present,
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+FROM mercure.horizon AS h;
 
 -- name: Horizon :one
 -- The highest position that retention removed.

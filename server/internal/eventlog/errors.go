@@ -3,7 +3,6 @@ package eventlog
 import (
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,24 +51,21 @@ func blamesRow(err error) bool {
 // rolled the transaction back.
 func rolledBack(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && !strings.HasPrefix(pgErr.Code, "08") && pgErr.Code != "57P01" && pgErr.Code != "57P02"
+	return errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR"
 }
 
-// health remembers whether the database answers, and logs each change once.
+// health remembers whether something works, and logs each change once.
 type health struct {
 	logger *slog.Logger
+	what   string // "the database is"
 
 	mu    sync.Mutex
 	err   error
 	since time.Time // of the first failure in a row
 }
 
-// note records the outcome of a call that reached, or should have reached, the
-// database. Errors of the data are successes of the connection.
+// note records the outcome of a call.
 func (h *health) note(err error) {
-	if err != nil && blamesRow(err) {
-		err = nil
-	}
 	h.mu.Lock()
 	before, since := h.err, h.since
 	h.err = err
@@ -79,20 +75,20 @@ func (h *health) note(err error) {
 	h.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		h.logger.Error("the database is not available; retrying", "error", err)
+		h.logger.Error(h.what+" not available; retrying", "error", err)
 	case err == nil && before != nil:
-		h.logger.Info("the database is available again", "away", time.Since(since).Round(time.Millisecond))
+		h.logger.Info(h.what+" available again", "away", time.Since(since).Round(time.Millisecond))
 	}
 }
 
-// Err is nil while the database answers.
+// Err is nil while it works.
 func (h *health) Err() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.err
 }
 
-// awayFor is how long the database has not answered.
+// awayFor is how long it has not worked.
 func (h *health) awayFor() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -81,6 +81,11 @@ const (
 	maxPageRows   = 1000
 	maxPageBytes  = 1 << 20
 	maxChunkRows  = 5000
+	// maxTopicSpan is how many positions a page by topics may look through.
+	maxTopicSpan = 250_000
+	// maxOwnBytes bounds what waits to be delivered from memory.
+	maxOwnBytes  = 64 << 20
+	maxForgotten = 10_000
 )
 
 // Deadlines. Each is for the worst case of a server that is alive: a batch
@@ -100,15 +105,18 @@ type Log struct {
 	queries *db.Queries
 	node    string // random, names this process's channel
 
-	health health
-	reads  chan struct{} // counts readers of history, see Config.MaxConnections
+	health     health        // of the writer
+	readHealth health        // of the tail
+	reads      chan struct{} // counts readers of history, see Config.MaxConnections
 
 	queue queue
 
 	// Wake-ups have capacity one, are sent without blocking, and never closed.
-	bell     chan struct{} // to the writer: an application rang
-	tailWake chan struct{} // to the tail: the log may have grown
-	own      chan ownBatch // to the tail: what this node appended, from memory
+	bell      chan struct{} // to the writer: an application rang
+	tailWake  chan struct{} // to the tail: the log may have grown
+	backwards chan struct{} // to the tail: the log ends before what was delivered
+	own       chan ownBatch // to the tail: what this node appended, from memory
+	ownBytes  atomic.Int64  // in own
 
 	leader      atomic.Bool
 	listening   atomic.Bool
@@ -159,12 +167,14 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		reads:      make(chan struct{}, max(1, config.MaxConnections-3)),
 		bell:       make(chan struct{}, 1),
 		tailWake:   make(chan struct{}, 1),
+		backwards:  make(chan struct{}, 1),
 		own:        make(chan ownBatch, 64),
 		started:    make(chan struct{}),
 		probeHeard: make(chan string, 1),
 	}
 	l.starting.Store(2)
-	l.health.logger = config.Logger
+	l.health.logger, l.health.what = config.Logger, "the database is"
+	l.readHealth.logger, l.readHealth.what = config.Logger, "the log is"
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
 	if err := l.check(ctx); err != nil {
@@ -233,8 +243,10 @@ func (l *Log) Ready() error {
 	default:
 		return ErrStarting
 	}
-	if err := l.health.Err(); err != nil {
-		return errors.Join(ErrUnavailable, err)
+	for _, h := range []*health{&l.health, &l.readHealth} {
+		if err := h.Err(); err != nil {
+			return errors.Join(ErrUnavailable, err)
+		}
 	}
 	if !l.listening.Load() {
 		return ErrNotListening
@@ -252,13 +264,17 @@ func (l *Log) runHousekeeping(ctx context.Context) error {
 			return ctx.Err()
 		case <-ticker.C:
 		}
-		if !l.leader.Load() {
-			continue
+		for {
+			callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
+			forgotten, err := l.queries.ForgetBatches(callCtx, interval(time.Hour), maxForgotten)
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				l.logger.Warn("old batch tokens could not be deleted; trying again later", "error", err)
+			}
+			if err != nil || forgotten < maxForgotten {
+				break
+			}
 		}
-		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
-		_, err := l.queries.ForgetBatches(callCtx, interval(time.Hour))
-		cancel()
-		l.health.note(err)
 	}
 }
 

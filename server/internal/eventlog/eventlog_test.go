@@ -2,6 +2,7 @@ package eventlog_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -297,6 +298,10 @@ func TestRetentionIsNoticed(t *testing.T) {
 	}
 	if page, _, err := l.PageAfter(t.Context(), 2, 3, nil); err != nil || len(page) != 1 {
 		t.Errorf("a page from the horizon: %d updates, %v", len(page), err)
+	}
+	// Nor does a page without a match hide that something is gone.
+	if _, _, err := l.PageAfter(t.Context(), 1, 3, []string{"unknown"}); !errors.Is(err, eventlog.ErrBelowHorizon) {
+		t.Errorf("a page by topics from behind the horizon: %v", err)
 	}
 	// From the beginning means: whatever there is.
 	if page, _, err := l.PageAfter(t.Context(), 0, 3, nil); err != nil || len(page) != 1 {

@@ -195,6 +195,41 @@ func TestLogGoesBackwards(t *testing.T) {
 	l.wait(t, "what comes next", func(e []protocol.Entry, _ int) bool { return e[len(e)-1].Update.Data == "next" })
 }
 
+// The same while updates keep coming, so that the log soon reaches beyond where
+// it ended before: what was acknowledged afterwards is delivered.
+func TestLogGoesBackwardsUnderTraffic(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	writer, reader := open(t, database.URL), open(t, database.URL)
+	for range 100 {
+		writer.append(t, protocol.Update{Data: "old"})
+	}
+	reader.waitFor(t, 100)
+	exec(t, pool, "WITH gone AS (DELETE FROM mercure.updates WHERE position > 10) SELECT setval('mercure.updates_position_seq', 10)")
+	const updates = 150
+	for i := range updates {
+		writer.append(t, protocol.Update{Data: strconv.Itoa(i)})
+	}
+	for name, l := range map[string]*testLog{"the writer": writer, "another node": reader} {
+		l.wait(t, name+" to restart", func(_ []protocol.Entry, restarts int) bool { return restarts > 0 })
+		l.wait(t, name+" to deliver the last one", func(e []protocol.Entry, _ int) bool {
+			l.sink.mu.Lock()
+			defer l.sink.mu.Unlock()
+			seen := map[string]bool{}
+			for _, entry := range append(slices.Clone(l.sink.recent), e...) {
+				seen[entry.Update.Data] = true
+			}
+			for i := range updates {
+				if !seen[strconv.Itoa(i)] {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
 func TestCloseAnswersEverybody(t *testing.T) {
 	t.Parallel()
 	l := open(t, dbtest.New(t).URL)

@@ -76,6 +76,8 @@ func TestBadValuesFailInTheOutbox(t *testing.T) {
 		"the hub's type":    {`SELECT mercure.publish('a', type => 'mercure')`, "the type mercure is reserved for the hub"},
 		"id earliest":       {`SELECT mercure.publish('a', id => 'earliest')`, "the id 'earliest' cannot be used"},
 		"id with #":         {`SELECT mercure.publish('a', id => '#1')`, "the id '#1' cannot be used"},
+		"a shifted array":   {`INSERT INTO mercure.outbox (topics) VALUES ('[0:0]={a}')`, "topics must be a one-dimensional array whose first index is 1"},
+		"too much data":     {`SELECT mercure.publish('a', repeat('x', 8388609))`, "data is 8388609 bytes long; at most 8388608 are allowed"},
 		"through the log":   {`INSERT INTO mercure.updates (topics, type) VALUES ('{a}', 'mercure')`, "the type mercure is reserved for the hub"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +88,7 @@ func TestBadValuesFailInTheOutbox(t *testing.T) {
 			}
 		})
 	}
-	exec(t, pool, "SELECT mercure.publish('a', retry => 0)")
+	exec(t, pool, "SET standard_conforming_strings = off; SELECT mercure.publish('https://example.com/%20', retry => 0)")
 	if n := query[int](t, pool, "SELECT count(*) FROM mercure.outbox"); n != 1 {
 		t.Errorf("%d rows in the outbox, want the good one only", n)
 	}
@@ -184,6 +186,72 @@ func TestBulkInsertKeepsItsOrder(t *testing.T) {
 			t.Fatalf("update %d is row %s, want %d", i, e.Update.Data, next)
 		}
 		next++
+	}
+}
+
+// A chunk is bounded in bytes, too: one that takes longer than a hub waits would
+// be rolled back and tried again for ever.
+func TestLargeRowsAreMovedInSmallChunks(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	queries := db.New(database.Pool(t))
+	pool := database.Pool(t)
+	everythingIsNew := query[string](t, pool, "SELECT mercure.complete_state('1:1:')")
+	for name, state := range map[string]*string{"sweep": nil, "diff": &everythingIsNew} {
+		exec(t, pool, "INSERT INTO mercure.outbox (topics, data) SELECT '{a}', repeat(i::text, 1500000) FROM generate_series(0, 9) AS i")
+		for more := true; more; {
+			drained, err := queries.Drain(t.Context(), state, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if drained.Moved > 6 {
+				t.Errorf("%s: %d rows of 1.5 MB in one chunk", name, drained.Moved)
+			}
+			state, more = &drained.State, drained.More
+		}
+	}
+	order := query[string](t, pool, "SELECT string_agg(left(data, 1), '' ORDER BY position) FROM mercure.updates")
+	if order != "01234567890123456789" {
+		t.Errorf("rows were moved in the order %s", order)
+	}
+}
+
+// A sequence that is behind the log, as after a logical replica took over.
+func TestSequenceBehindTheLog(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	l := open(t, database.URL)
+	for range 3 {
+		l.append(t, protocol.Update{})
+	}
+	exec(t, pool, "SELECT setval('mercure.updates_position_seq', 1, false)")
+	l.append(t, protocol.Update{Data: "http"})
+	exec(t, pool, "SELECT setval('mercure.updates_position_seq', 1, false)")
+	exec(t, pool, "SELECT mercure.publish('a', 'sql')")
+	if got := data(l.waitFor(t, 5)); got[3] != "http" || got[4] != "sql" {
+		t.Errorf("delivered %q", got)
+	}
+}
+
+// A NOTIFY would make PREPARE TRANSACTION fail.
+func TestTwoPhaseCommitIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	database := dbtest.NewServer(t, "max_prepared_transactions=5").DB
+	pool := database.Pool(t)
+	l := open(t, database.URL)
+	exec(t, pool, "SELECT setval('mercure.doorbell', 2)") // armed before it was enabled
+	conn := database.Conn(t)
+	for _, sql := range []string{"BEGIN", "SELECT mercure.publish('a', 'prepared')", "PREPARE TRANSACTION 'x'"} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	exec(t, pool, "SELECT mercure.publish('a', 'plain')")
+	l.waitFor(t, 1)
+	exec(t, pool, "COMMIT PREPARED 'x'")
+	if got := data(l.waitFor(t, 2)); !slices.Equal(got, []string{"plain", "prepared"}) {
+		t.Errorf("delivered %q", got)
 	}
 }
 

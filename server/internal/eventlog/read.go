@@ -30,9 +30,21 @@ func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topi
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	page, err := l.readPage(ctx, after, upTo, topics)
+	if topics != nil {
+		// One call must not scan the whole log for topics that are rare.
+		upTo = min(upTo, after+maxTopicSpan)
+	}
+	page, err := l.readPage(ctx, readRange{after: after, upTo: upTo, topics: topics})
 	if err != nil {
 		return nil, after, err
+	}
+	if len(page.entries) == 0 && after > 0 {
+		// No row came that could have said so.
+		horizon, err := l.queries.Horizon(ctx)
+		if err != nil {
+			return nil, after, fmt.Errorf("read the horizon: %w", err)
+		}
+		page.horizon = protocol.Position(horizon)
 	}
 	if after > 0 && page.horizon > after {
 		return nil, after, ErrBelowHorizon
@@ -67,19 +79,34 @@ func (l *Log) Find(ctx context.Context, id protocol.EventID) (protocol.Position,
 	return protocol.Position(position), true, nil
 }
 
+// readRange is what a page is to be of.
+type readRange struct {
+	after, upTo protocol.Position
+	// afterID, if not empty, is the id of the update at after.
+	afterID protocol.EventID
+	topics  []string // nil: all
+}
+
 type page struct {
 	entries []protocol.Entry
 	bytes   int64
-	horizon protocol.Position
-	full    bool // more may follow
+	// Known if there is at least one entry:
+	horizon       protocol.Position
+	cursorPresent bool // the update with afterID is still there
+
+	full bool // more may follow
 }
 
-func (l *Log) readPage(ctx context.Context, after, upTo protocol.Position, topics []string) (page, error) {
+func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 	var p page
-	if topics == nil {
-		rows, err := l.queries.PageAfter(ctx, db.PageAfterParams{
-			MaxBytes: maxPageBytes, AfterPosition: int64(after), UpToPosition: int64(upTo), MaxRows: maxPageRows,
-		})
+	if r.topics == nil {
+		params := db.PageAfterParams{
+			MaxBytes: maxPageBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows,
+		}
+		if r.afterID != "" {
+			params.CursorID = (*string)(&r.afterID)
+		}
+		rows, err := l.queries.PageAfter(ctx, params)
 		if err != nil {
 			return p, fmt.Errorf("read the log: %w", err)
 		}
@@ -88,7 +115,7 @@ func (l *Log) readPage(ctx context.Context, after, upTo protocol.Position, topic
 		}
 	} else {
 		rows, err := l.queries.PageAfterByTopics(ctx, db.PageAfterByTopicsParams{
-			MaxBytes: maxPageBytes, AfterPosition: int64(after), UpToPosition: int64(upTo), MaxRows: maxPageRows, Topics: topics,
+			MaxBytes: maxPageBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows, Topics: r.topics,
 		})
 		if err != nil {
 			return p, fmt.Errorf("read the log by topics: %w", err)
@@ -106,6 +133,7 @@ func (p *page) add(row *db.PageAfterRow) {
 	p.entries = append(p.entries, entryOf(row))
 	p.bytes += int64(row.Size)
 	p.horizon = protocol.Position(row.Horizon)
+	p.cursorPresent = row.CursorPresent
 }
 
 func entryOf(row *db.PageAfterRow) protocol.Entry {
@@ -125,15 +153,15 @@ func entryOf(row *db.PageAfterRow) protocol.Entry {
 }
 
 // recent reads the end of the log, about RecentBytes of it, in order.
-func (l *Log) recent(ctx context.Context) ([]protocol.Entry, protocol.Position, error) {
+func (l *Log) recent(ctx context.Context) ([]protocol.Entry, db.HeadRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	head, err := l.queries.Head(ctx)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the head of the log: %w", err)
+		return nil, head, fmt.Errorf("read the head of the log: %w", err)
 	}
 	if !head.Writable {
-		return nil, 0, errors.New("read the head of the log: the server is a standby or read-only")
+		return nil, head, errors.New("read the head of the log: the server is a standby or read-only")
 	}
 	var entries []protocol.Entry
 	upTo := head.Position
@@ -142,7 +170,7 @@ func (l *Log) recent(ctx context.Context) ([]protocol.Entry, protocol.Position, 
 			MaxBytes: min(maxPageBytes, budget), UpToPosition: upTo, MaxRows: maxPageRows,
 		})
 		if err != nil {
-			return nil, 0, fmt.Errorf("read the end of the log: %w", err)
+			return nil, head, fmt.Errorf("read the end of the log: %w", err)
 		}
 		if len(rows) == 0 {
 			break
@@ -154,7 +182,7 @@ func (l *Log) recent(ctx context.Context) ([]protocol.Entry, protocol.Position, 
 		upTo = rows[len(rows)-1].Position - 1
 	}
 	slices.Reverse(entries)
-	return entries, protocol.Position(head.Position), nil
+	return entries, head, nil
 }
 
 // endOfLog is beyond every position.

@@ -13,6 +13,7 @@ type tail struct {
 	*Log
 	sink     Sink
 	cursor   protocol.Position
+	cursorID protocol.EventID // of the update at cursor; empty while the log is
 	failures int
 }
 
@@ -22,8 +23,8 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 	for {
 		recent, head, err := l.recent(ctx)
 		if err == nil {
-			t.advance(head)
-			sink.Start(recent, head)
+			t.advance(protocol.Position(head.Position), protocol.EventID(head.ID))
+			sink.Start(recent, t.cursor)
 			l.partStarted()
 			break
 		}
@@ -40,30 +41,41 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case batch := <-l.own:
+			l.ownBytes.Add(-batch.bytes)
 			err = t.takeOwn(ctx, batch)
 		case <-l.tailWake:
 			err = t.read(ctx)
+		case <-l.backwards:
+			err = t.restart(ctx)
 		case <-timer.C:
 			err = t.look(ctx)
+			timer.Reset(t.untilNextLook())
 		}
 		if err != nil {
 			t.failed(ctx, err)
-		} else {
-			t.failures = 0
+			timer.Reset(t.untilNextLook())
+			continue
 		}
-		timer.Reset(t.untilNextLook())
+		t.failures = 0
+		l.readHealth.note(nil)
 	}
 }
 
-func (t *tail) advance(to protocol.Position) {
-	t.cursor = to
+func (t *tail) advance(to protocol.Position, id protocol.EventID) {
+	t.cursor, t.cursorID = to, id
 	t.delivered.Store(int64(to))
+}
+
+func (t *tail) deliver(entries []protocol.Entry) {
+	t.sink.Deliver(entries)
+	last := entries[len(entries)-1]
+	t.advance(last.Position, last.Update.ID)
 }
 
 func (t *tail) failed(ctx context.Context, err error) {
 	t.failures++
 	if ctx.Err() == nil {
-		t.logger.Debug("reading the log failed; retrying", "error", err)
+		t.readHealth.note(err)
 	}
 }
 
@@ -82,8 +94,7 @@ func (t *tail) takeOwn(ctx context.Context, batch ownBatch) error {
 	case last <= t.cursor:
 		return nil
 	case batch.after == t.cursor:
-		t.sink.Deliver(batch.entries)
-		t.advance(last)
+		t.deliver(batch.entries)
 		return nil
 	}
 	return t.read(ctx)
@@ -93,51 +104,61 @@ func (t *tail) takeOwn(ctx context.Context, batch ownBatch) error {
 func (t *tail) read(ctx context.Context) error {
 	for {
 		callCtx, cancel := context.WithTimeout(ctx, readTimeout)
-		page, err := t.readPage(callCtx, t.cursor, endOfLog, nil)
+		page, err := t.readPage(callCtx, readRange{after: t.cursor, upTo: endOfLog, afterID: t.cursorID})
 		cancel()
 		if err != nil {
 			return err
 		}
-		if page.horizon > t.cursor {
-			return t.restart(ctx, "retention removed updates this node had not read")
+		if len(page.entries) == 0 {
+			return nil
 		}
-		if len(page.entries) > 0 {
-			t.sink.Deliver(page.entries)
-			t.advance(page.entries[len(page.entries)-1].Position)
+		if !t.continues(page.horizon, page.cursorPresent) {
+			return t.restart(ctx)
 		}
+		t.deliver(page.entries)
 		if !page.full {
 			return nil
 		}
 	}
 }
 
+// continues says whether what follows the cursor is all that followed it.
+func (t *tail) continues(horizon protocol.Position, cursorPresent bool) bool {
+	if horizon == t.cursor {
+		return true // the log begins right behind it
+	}
+	return horizon < t.cursor && (cursorPresent || t.cursorID == "")
+}
+
 // look is the fallback when no notification came. It also notices a log that
-// went backwards, as after a failover to a standby that lagged.
+// went backwards while nothing new was written.
 func (t *tail) look(ctx context.Context) error {
 	callCtx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	head, err := t.queries.Head(callCtx)
+	state, err := t.queries.CursorState(callCtx, int64(t.cursor), string(t.cursorID))
 	if err != nil {
 		return err
 	}
-	switch position := protocol.Position(head.Position); {
-	case !head.Writable:
+	if !state.Writable {
 		return nil // a standby may lag; the writer reports it
-	case position < t.cursor:
-		return t.restart(ctx, "the log went backwards; was the database failed over to a standby that lagged?")
-	case position > t.cursor:
-		return t.read(ctx)
 	}
-	return nil
+	if !t.continues(protocol.Position(state.Horizon), state.Present) {
+		return t.restart(ctx)
+	}
+	return t.read(ctx)
 }
 
-func (t *tail) restart(ctx context.Context, reason string) error {
+// restart goes on at the head. The update at the cursor is gone: retention
+// overtook this node, or the log went backwards, as after a failover to a
+// standby that lagged.
+func (t *tail) restart(ctx context.Context) error {
 	recent, head, err := t.recent(ctx)
 	if err != nil {
 		return err
 	}
-	t.logger.Error("updates were lost to this node; its streams end and resume by their ids", "reason", reason, "cursor", t.cursor, "head", head)
-	t.advance(head)
-	t.sink.Restart(recent, head)
+	t.logger.Error("the log does not continue where this node had read to, after a failover to a standby that lagged, or because retention overtook it; streams end and resume by their ids",
+		"cursor", t.cursor, "head", head.Position)
+	t.advance(protocol.Position(head.Position), protocol.EventID(head.ID))
+	t.sink.Restart(recent, t.cursor)
 	return nil
 }

@@ -32,15 +32,15 @@ const (
 // writer is the state of the goroutine that appends and drains. Owned by it.
 type writer struct {
 	*Log
-	drainState  *string // see migrations/00003_append.sql; nil: sweep
-	sweptAt     time.Time
-	lastRow     time.Time // when the outbox last held something
-	armed       bool
-	bellUsable  bool
-	bellChecked bool
-	wasLeader   bool
-	failures    int           // of drains in a row
-	fences      []pgtype.UUID // batches whose outcome was given up
+	drainState *string // see migrations/00003_append.sql; nil: sweep
+	sweptAt    time.Time
+	lastRow    time.Time // when the outbox last held something
+	nextDrain  time.Time
+	armed      bool
+	bellSilent bool // it will not ring: two-phase commit is enabled
+	wasLeader  bool
+	failures   int           // of drains in a row
+	fences     []pgtype.UUID // batches whose outcome was given up
 }
 
 // ownBatch is what this node appended. It may be delivered from memory by a
@@ -48,6 +48,7 @@ type writer struct {
 type ownBatch struct {
 	after   protocol.Position
 	entries []protocol.Entry
+	bytes   int64
 }
 
 // runWriter ends with ctx, after it has appended what was accepted by then.
@@ -71,36 +72,38 @@ func (l *Log) runWriter(ctx context.Context) error {
 		case <-timer.C:
 			w.drain(calls)
 		}
-		timer.Reset(w.untilNextDrain())
+		timer.Reset(time.Until(w.nextDrain))
 	}
 }
 
-func (w *writer) untilNextDrain() time.Duration {
-	if w.failures > 0 {
-		return backoff(w.failures)
+// scheduleDrain says when to look at the outbox again, unless the bell rings.
+func (w *writer) scheduleDrain() {
+	wait := fallbackInterval - time.Duration(rand.Int64N(int64(fallbackInterval/5)))
+	switch {
+	case w.failures > 0:
+		wait = backoff(w.failures)
+	case !w.leader.Load():
+	case w.bellSilent:
+		wait = 2 * pollInterval
+	case !w.armed:
+		wait = pollInterval
 	}
-	if w.leader.Load() {
-		switch {
-		case w.bellChecked && !w.bellUsable:
-			return 2 * pollInterval
-		case !w.armed:
-			return pollInterval
-		}
-	}
-	return fallbackInterval - time.Duration(rand.Int64N(int64(fallbackInterval/5)))
+	w.nextDrain = time.Now().Add(wait)
 }
 
 // drain moves what applications committed into the log, and as leader decides
 // between polling and sleeping.
 func (w *writer) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
+	defer w.scheduleDrain()
 	if err := w.prepareDrain(ctx); err != nil {
 		w.drainFailed(err)
 		return
 	}
 	for {
-		row, err := w.queries.Drain(ctx, w.drainState, maxChunkRows)
+		delivered := w.delivered.Load()
+		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
+		row, err := w.queries.Drain(callCtx, w.drainState, maxChunkRows)
+		cancel()
 		if err != nil {
 			w.drainFailed(err)
 			return
@@ -108,6 +111,7 @@ func (w *writer) drain(ctx context.Context) {
 		w.failures = 0
 		w.health.note(nil)
 		w.outboxMoved(row.State, row.Moved, row.Refused)
+		w.checkHead(row.HeadBefore, delivered)
 		if row.HeadAfter > row.HeadBefore {
 			wake(w.tailWake)
 		}
@@ -123,6 +127,8 @@ func (w *writer) drain(ctx context.Context) {
 // prepareDrain arms the doorbell when silence lasted: armed first and drained
 // once more, nothing that was committed before is overlooked.
 func (w *writer) prepareDrain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
 	now := time.Now()
 	if now.Sub(w.sweptAt) > sweepInterval {
 		w.sweptAt = now
@@ -137,21 +143,9 @@ func (w *writer) prepareDrain(ctx context.Context) error {
 	if !leader || w.armed || now.Sub(w.lastRow) < silenceBeforeSleep {
 		return nil
 	}
-	if !w.bellChecked {
-		usable, err := w.queries.DoorbellUsable(ctx)
-		if err != nil {
-			return err
-		}
-		w.bellUsable, w.bellChecked = usable, true
-	}
-	if !w.bellUsable {
-		return nil
-	}
-	if err := w.queries.ArmDoorbell(ctx); err != nil {
-		return err
-	}
-	w.armed = true
-	return nil
+	armed, err := w.queries.ArmDoorbell(ctx)
+	w.armed, w.bellSilent = armed, !armed
+	return err
 }
 
 func (w *writer) drainFailed(err error) {
@@ -159,6 +153,14 @@ func (w *writer) drainFailed(err error) {
 	w.armed = false
 	w.failures++
 	w.health.note(err)
+}
+
+// checkHead compares the head of the log, as its lock showed it, with what was
+// delivered before: the log cannot end before that unless it is another one.
+func (w *writer) checkHead(head, delivered int64) {
+	if head < delivered {
+		wake(w.backwards)
+	}
 }
 
 // outboxMoved keeps the state for the next drain.
@@ -172,6 +174,9 @@ func (w *writer) outboxMoved(state string, moved, refused int32) {
 		// The bell may still be armed in the database and ring once more;
 		// that costs one notification.
 		w.armed = false
+		if poll := time.Now().Add(pollInterval); w.leader.Load() && poll.Before(w.nextDrain) {
+			w.nextDrain = poll
+		}
 	}
 	if refused > 0 {
 		w.logger.Error("updates inserted by SQL were refused by the log; see the table mercure.rejected", "count", refused)
@@ -200,23 +205,29 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 	outcomeUnknown := false
 	for failures := 0; ; {
 		params.State = w.drainState
+		delivered := w.delivered.Load()
 		row, err := w.call(ctx, params)
 		if err == nil {
 			w.health.note(nil)
 			w.outboxMoved(row.State, row.Moved, row.Refused)
+			if !row.Repeated {
+				w.checkHead(row.HeadBefore, delivered)
+			}
 			if row.Appended {
 				w.batchAppended(row, batch)
 				return
 			}
 			wake(w.tailWake) // a chunk of the outbox went first; again
 			if ctx.Err() != nil {
-				answer(batch, ErrUnavailable)
-				return
+				break
 			}
 			continue
 		}
 		w.drainState = nil
 		if blamesRow(err) {
+			if outcomeUnknown {
+				w.fences = append(w.fences, token)
+			}
 			w.appendSingly(ctx, batch, err)
 			return
 		}
@@ -259,15 +270,12 @@ func (w *writer) batchAppended(row db.AppendBatchRow, batch []*pending) {
 	if fromMemory {
 		own := ownBatch{after: protocol.Position(row.HeadDrained), entries: make([]protocol.Entry, len(batch))}
 		for i, p := range batch {
+			own.bytes += int64(p.size)
 			own.entries[i] = protocol.Entry{
 				Position: first + protocol.Position(i), Update: p.update, IDReused: !p.generated,
 			}
 		}
-		select {
-		case w.own <- own:
-		default:
-			fromMemory = false // the tail lags and will read it
-		}
+		fromMemory = w.offerOwn(own)
 	}
 	if !fromMemory {
 		wake(w.tailWake)
@@ -275,8 +283,23 @@ func (w *writer) batchAppended(row db.AppendBatchRow, batch []*pending) {
 	answer(batch, nil)
 }
 
+// offerOwn hands a batch to the tail; false: the tail lags and will read it.
+func (w *writer) offerOwn(batch ownBatch) bool {
+	if w.ownBytes.Load() > 0 && w.ownBytes.Load()+batch.bytes > maxOwnBytes {
+		return false
+	}
+	w.ownBytes.Add(batch.bytes)
+	select {
+	case w.own <- batch:
+		return true
+	default:
+		w.ownBytes.Add(-batch.bytes)
+		return false
+	}
+}
+
 // appendSingly finds out which update of a batch the database refuses, so that
-// the others do not suffer.
+// the others do not suffer. They share what is left of the batch's time.
 func (w *writer) appendSingly(ctx context.Context, batch []*pending, reason error) {
 	if len(batch) == 1 {
 		w.logger.Error("the database rejected an update", "error", reason)
@@ -284,13 +307,15 @@ func (w *writer) appendSingly(ctx context.Context, batch []*pending, reason erro
 		return
 	}
 	for _, p := range batch {
-		w.appendBatch(context.WithoutCancel(ctx), []*pending{p})
+		w.appendBatch(ctx, []*pending{p})
 	}
 }
 
 // fence settles batches whose outcome was given up: they are in the log, or
 // never will be.
 func (w *writer) fence(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
 	for len(w.fences) > 0 {
 		if _, err := w.queries.FenceBatch(ctx, w.fences[0]); err != nil {
 			w.drainFailed(err)
