@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cinnabar-hub/cinnabar/db/dbtest"
 	"github.com/cinnabar-hub/cinnabar/server"
@@ -129,6 +131,66 @@ func TestRefusals(t *testing.T) {
 		if a := send(t, "GET", root+path, ""); a.status != 200 {
 			t.Errorf("%s answers %d", path, a.status)
 		}
+	}
+}
+
+// exchange sends raw bytes, closes its side if told to, and returns what comes.
+func exchange(t *testing.T, hub *servertest.Hub, request string, halfClose bool) string {
+	t.Helper()
+	conn := connect(t, hub)
+	if _, err := conn.Write([]byte(request)); err != nil {
+		t.Fatal(err)
+	}
+	if tcp, ok := conn.(*net.TCPConn); halfClose && ok {
+		if err := tcp.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(servertest.Deadline)); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(response.StatusCode, " ", string(body))
+}
+
+// What is not a success must never look like one, however a client behaves.
+func TestUnusualClients(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	hub := servertest.Start(t, database)
+	post := func(host, length, body string) string {
+		return "POST /.well-known/mercure HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: Bearer " + servertest.PublisherToken(t) +
+			"\r\n" + form + "\r\nContent-Length: " + length + "\r\nConnection: close\r\n\r\n" + body
+	}
+	const reserved = "topic=/.well-known/mercure/subscriptions/x"
+	for name, test := range map[string]struct {
+		request   string
+		halfClose bool
+		want      string
+	}{
+		"the body ends early":            {post("h", "100", "topic=a"), true, "400 "},
+		"nothing more to send":           {post("h", "12", "topic=a&id=x"), true, "200 x"},
+		"no host, a reserved topic":      {post("", "42", reserved), false, "400 "},
+		"a path for a host":              {post("a/b", "42", reserved), false, "400 "},
+		"a user for a host":              {post("a@b", "42", reserved), false, "400 "},
+		"an unknown method":              {"FOO /.well-known/mercure HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", false, "405 "},
+		"HTTP/1.0 without a host":        {"POST /.well-known/mercure HTTP/1.0\r\nContent-Length: 0\r\n\r\n", false, "400 "},
+		"a GET with a body and no topic": {"GET /.well-known/mercure HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nConnection: close\r\n\r\nmatch=a", false, "400 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := exchange(t, hub, test.request, test.halfClose); !strings.HasPrefix(got, test.want) {
+				t.Errorf("answered %q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
@@ -263,8 +325,8 @@ func TestPrivateUpdates(t *testing.T) { // Spec: section 9
 	}
 }
 
-// dial opens a stream without reading it.
-func dial(t *testing.T, hub *servertest.Hub, topic string) net.Conn {
+// connect opens a connection to a hub.
+func connect(t *testing.T, hub *servertest.Hub) net.Conn {
 	t.Helper()
 	address, err := url.Parse(hub.URL)
 	if err != nil {
@@ -275,7 +337,14 @@ func dial(t *testing.T, hub *servertest.Hub, topic string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if _, err := fmt.Fprintf(conn, "GET %s?topic=%s HTTP/1.1\r\nHost: %s\r\n\r\n", address.Path, url.QueryEscape(topic), address.Host); err != nil {
+	return conn
+}
+
+// dial opens a stream without reading it.
+func dial(t *testing.T, hub *servertest.Hub, topic string) net.Conn {
+	t.Helper()
+	conn := connect(t, hub)
+	if _, err := fmt.Fprintf(conn, "GET /.well-known/mercure?topic=%s HTTP/1.1\r\nHost: h\r\n\r\n", url.QueryEscape(topic)); err != nil {
 		t.Fatal(err)
 	}
 	first := make([]byte, 1)

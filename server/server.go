@@ -32,6 +32,7 @@ import (
 // Limits on connections, before a request is understood.
 const (
 	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 30 * time.Second
 	idleTimeout       = 2 * time.Minute
 	// 100 matchers of 4,096 bytes, percent-encoded, fit (S-12).
 	maxHeaderBytes = 1<<20 + 300<<10
@@ -103,11 +104,26 @@ func (s *Server) Run(ctx context.Context) error {
 	httpServer := &http.Server{
 		Handler:           s.handler(log, broadcaster, draining),
 		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       boundSendBuffer,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	return s.run(ctx, log, broadcaster, httpServer, listener, draining)
+}
+
+// sendBufferBytes is what the kernel may hold for one connection (it takes twice
+// as much). Left to itself it holds 4 MB for each reader that is slow, and
+// reports progress only a megabyte at a time, so that a reader of 100 kB/s looks
+// stuck.
+const sendBufferBytes = 128 << 10
+
+func boundSendBuffer(ctx context.Context, conn net.Conn) context.Context {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBufferBytes) // a wish; the connection works without
+	}
+	return ctx
 }
 
 // run keeps the parts going and stops them in order: not ready, streams end,

@@ -105,10 +105,12 @@ type Broadcaster struct {
 	mu      sync.Mutex
 	started bool
 	ended   bool
-	tail    tail
-	index   index
-	streams map[*Stream]struct{}
-	rights  map[Receiver]*rights
+	// generation counts restarts: a position of one means nothing in another.
+	generation int
+	tail       tail
+	index      index
+	streams    map[*Stream]struct{}
+	rights     map[Receiver]*rights
 }
 
 // rights is a Receiver shared by streams, with its latest verdict. Guarded by
@@ -160,6 +162,7 @@ func (b *Broadcaster) Restart(recent []protocol.Entry, head protocol.Position) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tail.reset(entries, head)
+	b.generation++
 	// Positions may repeat after the log went backwards.
 	for _, r := range b.rights {
 		r.position = 0
@@ -236,31 +239,51 @@ func (b *Broadcaster) Subscribe(ctx context.Context, sub Subscription) (*Stream,
 	if topics, only := sub.Matchers.ExactTopics(); only {
 		s.topics = topics
 	}
-	replay := sub.Cursor != ""
-	if replay {
-		position, found, err := b.find(ctx, sub.Cursor)
+	for {
+		generation := b.currentGeneration()
+		live := sub.Cursor == ""
+		if !live {
+			position, found, err := b.find(ctx, sub.Cursor)
+			if err != nil {
+				return nil, err
+			}
+			if found {
+				s.cursor, s.first, s.Resumed = position, sub.Cursor, true
+			} else {
+				s.cursor, s.first, s.Resumed = 0, protocol.Earliest, false
+				live = sub.LiveIfUnknown && sub.Cursor != protocol.Earliest
+			}
+		}
+		again, err := b.register(s, live, generation)
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case found:
-			s.cursor = position
-			s.first = sub.Cursor
-			s.Resumed = true
-		case sub.LiveIfUnknown && sub.Cursor != protocol.Earliest:
-			replay = false
+		if !again {
+			return s, nil
 		}
 	}
+}
 
+func (b *Broadcaster) currentGeneration() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended {
-		return nil, ErrEnded
+	return b.generation
+}
+
+// register adds a stream whose cursor was found in a generation; again if that
+// has passed.
+func (b *Broadcaster) register(s *Stream, live bool, generation int) (again bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.ended:
+		return false, ErrEnded
+	case !b.started:
+		return false, ErrNotStarted
+	case b.generation != generation:
+		return true, nil
 	}
-	if !b.started {
-		return nil, ErrNotStarted
-	}
-	if !replay {
+	if live {
 		s.cursor = b.tail.head
 	}
 	// A cursor may even be ahead: another node appended what this one has not
@@ -281,7 +304,7 @@ func (b *Broadcaster) Subscribe(ctx context.Context, sub Subscription) (*Stream,
 		r.streams++
 		s.rights = r
 	}
-	return s, nil
+	return false, nil
 }
 
 // find returns the earliest position of an id, from memory if it is known

@@ -27,6 +27,18 @@ type modelLog struct {
 	entries []protocol.Entry
 	reads   int
 	err     error
+	// meanwhile is called once by a read, before it returns.
+	meanwhile func()
+}
+
+func (l *modelLog) interrupt() {
+	l.mu.Lock()
+	meanwhile := l.meanwhile
+	l.meanwhile = nil
+	l.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
 }
 
 func (l *modelLog) add(u protocol.Update) protocol.Entry {
@@ -39,6 +51,7 @@ func (l *modelLog) add(u protocol.Update) protocol.Entry {
 }
 
 func (l *modelLog) PageAfter(_ context.Context, after, upTo protocol.Position, topics []string) ([]protocol.Entry, protocol.Position, error) {
+	defer l.interrupt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++
@@ -58,6 +71,7 @@ func (l *modelLog) PageAfter(_ context.Context, after, upTo protocol.Position, t
 }
 
 func (l *modelLog) Find(_ context.Context, id protocol.EventID) (protocol.Position, bool, error) {
+	defer l.interrupt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++
@@ -337,6 +351,41 @@ func TestGrantsAreJudgedAnewAfterARestart(t *testing.T) {
 	f.Deliver([]protocol.Entry{{Position: 5, Update: &theirs}})
 	if got := drain(t, fresh); len(got) != 0 {
 		t.Errorf("got %v, which is somebody else's", got)
+	}
+}
+
+// A position that was found before the log went backwards means nothing after.
+func TestRestartWhileACursorIsResolved(t *testing.T) {
+	t.Parallel()
+	f := start(0, 1<<16)
+	for i := 1; i <= 10; i++ {
+		f.publish(update(i, "a"))
+	}
+	f.log.meanwhile = func() {
+		f.log.mu.Lock()
+		f.log.entries = f.log.entries[:5] // id10 is gone
+		f.log.mu.Unlock()
+		f.Restart(nil, f.log.entries[4].Position)
+	}
+	s := f.subscribe(t, broadcast.Subscription{Matchers: matchers(t, "a"), Cursor: "id10"})
+	defer s.Close()
+	f.publish(update(11, "a"))
+	if got := drain(t, s); len(got) != 6 || s.PrecedingID() != protocol.Earliest {
+		t.Errorf("got %v after %s, want everything retained", got, s.PrecedingID())
+	}
+}
+
+func TestRestartWhileHistoryIsRead(t *testing.T) {
+	t.Parallel()
+	f := start(0, 1<<16)
+	for i := 1; i <= 10; i++ {
+		f.publish(update(i, "a"))
+	}
+	s := f.subscribe(t, broadcast.Subscription{Matchers: matchers(t, "a"), Cursor: protocol.Earliest})
+	defer s.Close()
+	f.log.meanwhile = func() { f.Restart(nil, 1) }
+	if blocks, _, err := s.Poll(t.Context()); !errors.Is(err, broadcast.ErrInterrupted) || len(blocks) > 0 {
+		t.Errorf("got %v, %v; what was read belongs to another log", dataOf(blocks), err)
 	}
 }
 

@@ -117,38 +117,36 @@ func (s *Stream) Poll(ctx context.Context) (blocks [][]byte, more bool, err erro
 	return s.catchUp(ctx, cursor)
 }
 
-// catchUp reads on from the cursor until it finds something to send, or has
-// reached the head and made the stream live.
-func (s *Stream) catchUp(ctx context.Context, cursor protocol.Position) ([][]byte, bool, error) {
-	for {
-		if s.goLive(cursor) {
-			return nil, true, nil
-		}
-		entries, covered, err := s.read(ctx, cursor)
-		if err != nil {
-			return nil, true, err
-		}
-		var blocks [][]byte
-		s.mu.Lock()
-		for _, e := range entries {
-			if s.wants(e) {
-				blocks = append(blocks, e.block)
-				s.sent = e.position
-			}
-		}
-		if len(entries) > 0 {
-			s.passed = entries[len(entries)-1].id
-		}
-		cursor = covered
-		s.cursor = covered
-		s.mu.Unlock()
-		if len(blocks) > 0 {
-			return blocks, true, nil
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, true, err
+// catchUp reads on from the cursor by one chunk, or makes the stream live if it
+// has reached the head. The caller comes back for more: in between it may see
+// to its heartbeat, or end.
+func (s *Stream) catchUp(ctx context.Context, cursor protocol.Position) (blocks [][]byte, more bool, err error) {
+	if s.goLive(cursor) {
+		return nil, true, nil
+	}
+	entries, covered, err := s.read(ctx, cursor)
+	if err != nil {
+		return nil, true, err
+	}
+	// Outside the lock, which deliveries to other streams wait for.
+	var sent protocol.Position
+	for _, e := range entries {
+		if s.wants(e) {
+			blocks = append(blocks, e.block)
+			sent = e.position
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return nil, false, s.ended // the log may have been restarted meanwhile
+	}
+	if len(entries) > 0 {
+		s.passed = entries[len(entries)-1].id
+	}
+	s.sent = max(s.sent, sent)
+	s.cursor = covered
+	return blocks, true, nil
 }
 
 func (s *Stream) wants(e *entry) bool {

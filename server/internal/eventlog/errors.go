@@ -57,7 +57,7 @@ func rolledBack(err error) bool {
 // health remembers whether something works, and logs each change once.
 type health struct {
 	logger *slog.Logger
-	what   string // "the database is"
+	what   string // that is done: "appending"
 
 	mu    sync.Mutex
 	err   error
@@ -75,9 +75,9 @@ func (h *health) note(err error) {
 	h.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		h.logger.Error(h.what+" not available; retrying", "error", err)
+		h.logger.Error("the database is not available; retrying", "for", h.what, "error", err)
 	case err == nil && before != nil:
-		h.logger.Info(h.what+" available again", "away", time.Since(since).Round(time.Millisecond))
+		h.logger.Info("the database is available again", "for", h.what, "away", time.Since(since).Round(time.Millisecond))
 	}
 }
 

@@ -86,6 +86,7 @@ const (
 	// maxOwnBytes bounds what waits to be delivered from memory.
 	maxOwnBytes  = 64 << 20
 	maxForgotten = 10_000
+	maxIDBytes   = 4096
 )
 
 // Deadlines. Each is for the worst case of a server that is alive: a batch
@@ -94,7 +95,10 @@ const (
 	// appendTimeout is how long a publisher waits at most for an answer.
 	appendTimeout = 10 * time.Second
 	readTimeout   = 30 * time.Second
-	drainTimeout  = 15 * time.Second
+	// findTimeout is what a client waits for its cursor to be found, the wait
+	// for a connection included.
+	findTimeout  = 5 * time.Second
+	drainTimeout = 15 * time.Second
 )
 
 // Log is a handle on the log of one database. Safe for concurrent use.
@@ -173,8 +177,8 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		probeHeard: make(chan string, 1),
 	}
 	l.starting.Store(2)
-	l.health.logger, l.health.what = config.Logger, "the database is"
-	l.readHealth.logger, l.readHealth.what = config.Logger, "the log is"
+	l.health.logger, l.health.what = config.Logger, "appending"
+	l.readHealth.logger, l.readHealth.what = config.Logger, "reading"
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
 	if err := l.check(ctx); err != nil {

@@ -58,17 +58,17 @@ func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topi
 // Find returns the position of the earliest update in the log with this id
 // (H-4), false if there is none.
 func (l *Log) Find(ctx context.Context, id protocol.EventID) (protocol.Position, bool, error) {
-	if strings.IndexByte(string(id), 0) >= 0 {
-		return 0, false, nil // no id contains NUL, and text cannot hold it
+	if strings.IndexByte(string(id), 0) >= 0 || len(id) > maxIDBytes {
+		return 0, false, nil // there are no such ids, and text cannot hold NUL
 	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
 	select {
 	case l.reads <- struct{}{}:
 		defer func() { <-l.reads }()
 	case <-ctx.Done():
 		return 0, false, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
 	position, err := l.queries.FirstPositionOfID(ctx, string(id))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
@@ -165,7 +165,8 @@ func (l *Log) recent(ctx context.Context) ([]protocol.Entry, db.HeadRow, error) 
 	}
 	var entries []protocol.Entry
 	upTo := head.Position
-	for budget := l.config.RecentBytes; budget > 0; {
+	// One at least: the id of the newest is wanted in any case.
+	for budget := max(l.config.RecentBytes, 1); budget > 0; {
 		rows, err := l.queries.PageBefore(ctx, db.PageBeforeParams{
 			MaxBytes: min(maxPageBytes, budget), UpToPosition: upTo, MaxRows: maxPageRows,
 		})

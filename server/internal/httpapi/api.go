@@ -12,8 +12,11 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -71,12 +74,11 @@ const (
 	CheckpointsOff  CheckpointMode = "off"
 )
 
-// Limits on requests that are not the protocol's: how long a client may take
-// to send a body, and to take an answer that is not a stream.
-const (
-	bodyTimeout   = 30 * time.Second
-	answerTimeout = 10 * time.Second
-)
+// answerTimeout is how long a client may take to take an answer that is not a
+// stream. How long it may take to send a request is up to the http.Server; that
+// deadline is lifted once the request has been read, since net/http takes it
+// for the end of the client otherwise.
+const answerTimeout = 10 * time.Second
 
 type api struct {
 	Config
@@ -86,10 +88,10 @@ type api struct {
 // New returns the handler of every route on the hub's main address.
 func New(config Config) http.Handler {
 	a := &api{Config: config, hubs: newHubResolver(config.Hub)}
-	chi.RegisterMethod(methodQuery)
 	r := chi.NewRouter()
 	r.Use(a.recoverPanics, a.cors())
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
+	r.MethodNotAllowed(a.handle(methodNotAllowed(r)))
 	path := config.Hub.Path
 	r.Method(http.MethodGet, path, a.handle(a.subscribe))
 	r.Method(http.MethodHead, path, a.handle(a.subscribe))
@@ -109,6 +111,25 @@ func New(config Config) http.Handler {
 
 // methodQuery is the safe method with a body (RFC 10008, E-2).
 const methodQuery = "QUERY"
+
+// chi keeps its methods in a global table, so this cannot wait for New.
+func init() { chi.RegisterMethod(methodQuery) }
+
+// methodNotAllowed answers with the methods the path has.
+//
+// Spec: E-11.
+func methodNotAllowed(routes chi.Routes) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, methodQuery, http.MethodOptions} {
+			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+				allowed = append(allowed, method)
+			}
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return &problem{status: http.StatusMethodNotAllowed, detail: "Use one of the methods " + strings.Join(allowed, ", ") + "."}
+	}
+}
 
 func options(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
 
@@ -135,18 +156,20 @@ func (a *api) cors() func(http.Handler) http.Handler {
 	return cors.New(o).Handler
 }
 
-// recoverPanics keeps one broken request from ending the hub.
+// recoverPanics keeps one broken request from ending the hub. Its connection is
+// cut: what was answered so far may be half an event.
 func (a *api) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			switch p := recover(); p {
-			case nil:
-			case http.ErrAbortHandler:
-				panic(p)
-			default:
-				a.Logger.Error("request handler panicked; please report this", "panic", p, "method", r.Method, "path", r.URL.Path)
-				writeProblem(w, &problem{status: http.StatusInternalServerError, detail: "An internal error occurred; it was logged."})
+			p := recover()
+			if p == nil {
+				return
 			}
+			if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				a.Logger.Error("request handler panicked; please report this",
+					"panic", p, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+			}
+			panic(http.ErrAbortHandler)
 		}()
 		next.ServeHTTP(w, r)
 	})

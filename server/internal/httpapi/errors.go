@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
-	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
 	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
@@ -85,17 +84,15 @@ func problemOf(err error) *problem {
 		}
 	case errors.Is(err, eventlog.ErrRejected):
 		return &problem{status: http.StatusInternalServerError, detail: "The database rejected the update; the reason was logged. Nothing was published."}
-	case errors.Is(err, eventlog.ErrUnavailable), errors.Is(err, eventlog.ErrClosed),
-		errors.Is(err, broadcast.ErrNotStarted), errors.Is(err, broadcast.ErrEnded):
-		return unavailable(err)
+	case errors.Is(err, eventlog.ErrUnavailable), errors.Is(err, eventlog.ErrClosed):
+		return unavailable(err, "The hub cannot publish now. Nothing was published; try again later.")
 	}
 	return &problem{status: http.StatusInternalServerError, detail: "An internal error occurred; it was logged.", reason: err.Error()}
 }
 
-func unavailable(err error) *problem {
+func unavailable(err error, detail string) *problem {
 	return &problem{
-		status: http.StatusServiceUnavailable, code: "unavailable", retry: retrySeconds, reason: err.Error(),
-		detail: "The hub cannot serve this now. Nothing was published; try again later.",
+		status: http.StatusServiceUnavailable, code: "unavailable", retry: retrySeconds, reason: err.Error(), detail: detail,
 	}
 }
 
@@ -110,22 +107,26 @@ func publicReason(err error) string {
 }
 
 // handle turns a handler that returns errors into one that answers them. Each
-// is logged once, here; that a client went away is not an error.
+// is logged once, here; that a client went away is not an error. It is answered
+// all the same: the end of a request's context may mean no more than that the
+// client has nothing else to send, and no answer would be a 200.
 func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r)
-		if err == nil || r.Context().Err() != nil {
+		if err == nil {
 			return
 		}
 		p := problemOf(err)
 		attributes := []any{"status", p.status, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "reason", p.Error()}
 		switch {
+		case r.Context().Err() != nil:
+			a.Logger.Debug("client gone", attributes...)
 		case p.status == http.StatusInternalServerError:
 			a.Logger.Error("request failed", attributes...)
-		case p.status > 500 || p.challenge != 0:
+		case p.challenge != 0 && p.challenge != auth.NoCredential:
 			// The client is told little about its token, the operator all.
 			a.Logger.Warn("request refused", attributes...)
-		default:
+		default: // an outage is logged where it is noticed, once
 			a.Logger.Debug("request refused", attributes...)
 		}
 		if p.challenge != 0 {

@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -72,8 +74,16 @@ func (h *hubResolver) fromRequest(r *http.Request) (*protocol.HubURL, error) {
 		return hub, nil
 	}
 	hub, err := protocol.ParseHubURL(raw)
+	// A host that is empty or holds a delimiter would move the boundary between
+	// host and path, and with it the reserved namespace.
+	if err == nil && (host == "" || strings.ContainsAny(host, "/\\@?#") || hub.Path() != h.config.Path) {
+		err = errors.New("not a host: " + strconv.Quote(host))
+	}
 	if err != nil {
-		return nil, &problem{status: http.StatusBadRequest, detail: "The Host field is not a host name.", reason: err.Error()}
+		return nil, &problem{
+			status: http.StatusBadRequest, detail: "The Host field, or the X-Forwarded-Host field of a proxy, is not a host name.",
+			reason: "the URL of the hub cannot be taken from the request; MERCURE_PUBLIC_URL pins it: " + err.Error(),
+		}
 	}
 	if len(h.known) >= maxKnownHubs {
 		clear(h.known)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
@@ -16,8 +17,6 @@ const formMediaType = "application/x-www-form-urlencoded"
 
 // publish answers POST on the hub URL. The order of its checks is P-21.
 func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // where the connection has none, its server bounds it
 	hub, resource, err := a.hubs.of(r)
 	if err != nil {
 		return err
@@ -36,6 +35,8 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
 	update, err := protocol.ParsePublish(body, hub, a.Limits)
 	if err != nil {
 		return err
@@ -46,14 +47,16 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 			Reason: "the token does not grant publishing on every topic of the update",
 		}
 	}
-	id, err := a.Log.Append(r.Context(), update)
+	// Not for as long as the client waits: it has sent everything, and one that
+	// closes its side of the connection may still read the answer.
+	id, err := a.Log.Append(context.WithoutCancel(r.Context()), update)
 	if err != nil {
 		return err
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // Spec: P-15
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = io.WriteString(w, string(id)) //nolint:gosec // text/plain, not markup
+	_, _ = io.WriteString(w, string(id))
 	return nil
 }
 
@@ -65,8 +68,8 @@ func requireForm(r *http.Request) error {
 	return nil
 }
 
-// readBody reads a body within the limit. A body that does not arrive in time
-// is the client's fault.
+// readBody reads a body within the limit. A body that does not arrive, or not in
+// time, is the client's fault.
 func (a *api) readBody(w http.ResponseWriter, r *http.Request) (string, error) {
 	reader := r.Body
 	if a.Limits.BodyBytes > 0 {
@@ -76,11 +79,12 @@ func (a *api) readBody(w http.ResponseWriter, r *http.Request) (string, error) {
 	if err == nil {
 		return string(body), nil
 	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return "", err
 	}
-	if cause := context.Cause(r.Context()); cause != nil {
-		return "", cause
+	w.Header().Set("Connection", "close")
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return "", &problem{status: http.StatusRequestTimeout, detail: "The request body did not arrive in time.", reason: err.Error()}
 	}
 	return "", &problem{status: http.StatusBadRequest, detail: "The request body could not be read to its end.", reason: err.Error()}
 }

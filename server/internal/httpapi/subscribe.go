@@ -24,8 +24,6 @@ const (
 // subscribe answers GET, HEAD and QUERY on the hub URL. The order of its checks
 // is in section 5.2.
 func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	hub, resource, err := a.hubs.of(r)
 	if err != nil {
 		return err
@@ -52,6 +50,8 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if grants != nil {
 		subscription.Receiver = grants
 	}
+	// A stream is open for as long as it lives.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if a.isDraining() {
 		return a.refuse(w, r, request, broadcast.ErrEnded)
 	}
@@ -66,20 +66,23 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil // Spec: E-15
 	}
-	_ = control.SetReadDeadline(time.Time{}) // a stream is read from for as long as it lives
-	conn := sse.NewResponseConn(w, a.DispatchTimeout)
-	reason := sse.Serve(r.Context(), conn, stream, a.sseOptions(r, request, grants))
+	options := a.sseOptions(r, request, grants)
+	conn := sse.NewResponseConn(w, a.DispatchTimeout, options.Expires)
+	reason := sse.Serve(r.Context(), conn, stream, options)
 	a.Logger.Debug("stream ended", "reason", reason, "remote", r.RemoteAddr)
 	return nil
 }
 
 func (a *api) parseSubscribe(w http.ResponseWriter, r *http.Request, hub *protocol.HubURL) (*protocol.SubscribeRequest, error) {
-	body := ""
-	if r.Method == methodQuery {
-		var err error
-		if body, err = a.readBody(w, r); err != nil {
-			return nil, err
-		}
+	// Also that of a GET, which means nothing (S-7): net/http would wait for it
+	// before it sends the first byte of the stream.
+	body, err := a.readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	if r.Method != methodQuery {
+		body = ""
+	} else {
 		mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if body != "" && (err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) || mediaType != formMediaType) {
 			return nil, &problem{status: http.StatusBadRequest, detail: "The Content-Type of the body must be " + formMediaType + "."} // S-7
@@ -109,11 +112,8 @@ func streamHeaders(w http.ResponseWriter, request *protocol.SubscribeRequest, pr
 //
 // Spec: S-20.
 func (a *api) refuse(w http.ResponseWriter, r *http.Request, request *protocol.SubscribeRequest, reason error) error {
-	if r.Context().Err() != nil {
-		return nil
-	}
 	if !looksLikeEventSource(r) {
-		return unavailable(reason)
+		return unavailable(reason, "The hub cannot open a stream now; try again later.")
 	}
 	a.Logger.Debug("stream refused softly", "reason", reason, "remote", r.RemoteAddr)
 	streamHeaders(w, request, request.Cursor)

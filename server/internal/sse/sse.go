@@ -91,6 +91,17 @@ type server struct {
 	buffer  []byte
 }
 
+// pollTimeout bounds one look for what to send next, which may read history: a
+// stream must notice its heartbeat and its end while the database hangs.
+const pollTimeout = 10 * time.Second
+
+// again is always ready.
+var again = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 func (s *server) serve(ctx context.Context) Reason {
 	o := s.options
 	heartbeat := newTimer(o.Heartbeat)
@@ -107,40 +118,47 @@ func (s *server) serve(ctx context.Context) Reason {
 
 	// Spec: S-19, W-8.
 	if err := s.write([]byte(protocol.Comment)); err != nil {
-		return reasonOf(err)
+		return s.reasonOf(err)
 	}
 	if o.Checkpoints && o.InitialCheckpoint {
 		if err := s.checkpoint(true); err != nil {
-			return reasonOf(err)
+			return s.reasonOf(err)
 		}
 	}
 	for {
-		sent, err := s.sendWaiting(ctx, expiry.c)
+		if o.expired() {
+			return TokenExpired
+		}
+		sent, more, err := s.sendNext(ctx)
 		switch {
 		case errors.Is(err, broadcast.ErrEnded):
 			return Shutdown
 		case errors.Is(err, broadcast.ErrInterrupted):
 			return Interrupted
 		case errors.Is(err, errWrite):
-			return reasonOf(err) // before ctx: net/http ends it when a write fails
-		case errors.Is(err, errExpired):
-			return TokenExpired
+			return s.reasonOf(err) // before ctx: net/http ends it when a write fails
 		case ctx.Err() != nil:
 			return ClientGone
 		case err != nil:
 			// The database is away. The stream stays; its cursor does too.
+			more = false
 			retry.stop()
 			retry = newTimer(retryDelay)
 		}
 		if sent {
 			heartbeat.reset(o.Heartbeat)
 		}
+		var next chan struct{} // ready if there is more; timers get their turn
+		if more {
+			next = again
+		}
 		select {
+		case <-next:
 		case <-s.stream.Wake():
 		case <-retry.c:
 		case <-heartbeat.c:
 			if err := s.beat(); err != nil {
-				return reasonOf(err)
+				return s.reasonOf(err)
 			}
 			heartbeat.reset(o.Heartbeat)
 		case <-lifetime.c:
@@ -156,36 +174,22 @@ func (s *server) serve(ctx context.Context) Reason {
 	}
 }
 
-var (
-	errWrite   = errors.New("write")
-	errExpired = errors.New("the token expired")
-)
+func (o Options) expired() bool { return !o.Expires.IsZero() && !time.Now().Before(o.Expires) }
 
-// sendWaiting writes everything the stream has. A long catch-up is left when
-// the token expires.
-func (s *server) sendWaiting(ctx context.Context, expired <-chan time.Time) (sent bool, err error) {
-	for {
-		blocks, more, err := s.stream.Poll(ctx)
-		if err != nil {
-			return sent, err
-		}
-		if len(blocks) > 0 {
-			sent = true
-			if err := s.send(blocks); err != nil {
-				return sent, errors.Join(errWrite, err)
-			}
-		}
-		if !more {
-			return sent, nil
-		}
-		select {
-		case <-expired:
-			return sent, errExpired
-		case <-ctx.Done():
-			return sent, ctx.Err()
-		default:
-		}
+var errWrite = errors.New("write")
+
+// sendNext writes what the stream has next; more says that it may have more.
+func (s *server) sendNext(ctx context.Context) (sent, more bool, err error) {
+	pollCtx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	blocks, more, err := s.stream.Poll(pollCtx)
+	if err != nil || len(blocks) == 0 {
+		return false, more, err
 	}
+	if err := s.send(blocks); err != nil {
+		return true, false, errors.Join(errWrite, err)
+	}
+	return true, more, nil
 }
 
 // send writes blocks, together as far as they may be.
@@ -238,8 +242,12 @@ func (s *server) checkpoint(force bool) error {
 	return s.write(protocol.AppendCheckpoint(nil, id))
 }
 
-func reasonOf(err error) Reason {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+func (s *server) reasonOf(err error) Reason {
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+	case s.options.expired():
+		return TokenExpired
+	default:
 		return TooSlow
 	}
 	return ClientGone
@@ -271,15 +279,17 @@ func (t *timer) stop() {
 	}
 }
 
-// NewResponseConn makes a Conn of an ordinary HTTP response.
-func NewResponseConn(w http.ResponseWriter, dispatchTimeout time.Duration) Conn {
-	return &responseConn{w: w, controller: http.NewResponseController(w), timeout: dispatchTimeout}
+// NewResponseConn makes a Conn of an ordinary HTTP response. No write outlasts
+// expires, unless that is zero.
+func NewResponseConn(w http.ResponseWriter, dispatchTimeout time.Duration, expires time.Time) Conn {
+	return &responseConn{w: w, controller: http.NewResponseController(w), timeout: dispatchTimeout, expires: expires}
 }
 
 type responseConn struct {
 	w          http.ResponseWriter
 	controller *http.ResponseController
 	timeout    time.Duration
+	expires    time.Time
 }
 
 // maxStep is written under one deadline: a slow peer that takes this much
@@ -309,8 +319,12 @@ func (c *responseConn) Flush() error {
 }
 
 func (c *responseConn) extend() error {
-	if c.timeout <= 0 {
-		return nil
+	deadline := c.expires
+	if c.timeout > 0 {
+		deadline = time.Now().Add(c.timeout)
+		if !c.expires.IsZero() && c.expires.Before(deadline) {
+			deadline = c.expires
+		}
 	}
-	return c.controller.SetWriteDeadline(time.Now().Add(c.timeout))
+	return c.controller.SetWriteDeadline(deadline)
 }
