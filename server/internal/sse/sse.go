@@ -1,5 +1,5 @@
 // Package sse keeps one event stream going: it writes what the stream has,
-// comments when it is silent, and ends it for a reason that is counted.
+// comments when it is silent, and ends it for a reason that has a name.
 //
 // Promises:
 //   - Blocks go out whole and in order; several share a write only if they
@@ -14,8 +14,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
@@ -88,7 +88,6 @@ type server struct {
 	conn    Conn
 	stream  *broadcast.Stream
 	options Options
-	buffer  []byte
 }
 
 // pollTimeout bounds one look for what to send next, which may read history: a
@@ -203,19 +202,24 @@ func (s *server) send(blocks [][]byte) error {
 			}
 			continue
 		}
-		s.buffer = append(s.buffer[:0], first...)
-		for i < len(blocks) && len(s.buffer)+len(blocks[i]) <= maxShared {
-			s.buffer = append(s.buffer, blocks[i]...)
+		buffer := buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else is put in
+		shared := append((*buffer)[:0], first...)
+		for i < len(blocks) && len(shared)+len(blocks[i]) <= maxShared {
+			shared = append(shared, blocks[i]...)
 			i++
 		}
-		err := s.write(s.buffer)
-		s.buffer = nil // a stream that is silent again keeps nothing
+		err := s.write(shared)
+		*buffer = shared
+		buffers.Put(buffer)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// buffers are shared by all streams: one that is silent keeps none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func (s *server) write(b []byte) error {
 	if _, err := s.conn.Write(b); err != nil {
@@ -251,80 +255,4 @@ func (s *server) reasonOf(err error) Reason {
 		return TooSlow
 	}
 	return ClientGone
-}
-
-// timer is a timer that may be off: its channel is nil then.
-type timer struct {
-	t *time.Timer
-	c <-chan time.Time
-}
-
-func newTimer(d time.Duration) *timer {
-	if d <= 0 {
-		return &timer{}
-	}
-	t := time.NewTimer(d)
-	return &timer{t: t, c: t.C}
-}
-
-func (t *timer) reset(d time.Duration) {
-	if t.t != nil {
-		t.t.Reset(d)
-	}
-}
-
-func (t *timer) stop() {
-	if t.t != nil {
-		t.t.Stop()
-	}
-}
-
-// NewResponseConn makes a Conn of an ordinary HTTP response. No write outlasts
-// expires, unless that is zero.
-func NewResponseConn(w http.ResponseWriter, dispatchTimeout time.Duration, expires time.Time) Conn {
-	return &responseConn{w: w, controller: http.NewResponseController(w), timeout: dispatchTimeout, expires: expires}
-}
-
-type responseConn struct {
-	w          http.ResponseWriter
-	controller *http.ResponseController
-	timeout    time.Duration
-	expires    time.Time
-}
-
-// maxStep is written under one deadline: a slow peer that takes this much
-// within the dispatch timeout is slow, not stuck.
-const maxStep = 16 << 10
-
-func (c *responseConn) Write(b []byte) (int, error) {
-	written := 0
-	for written < len(b) {
-		if err := c.extend(); err != nil {
-			return written, err
-		}
-		n, err := c.w.Write(b[written:min(len(b), written+maxStep)])
-		written += n
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
-
-func (c *responseConn) Flush() error {
-	if err := c.extend(); err != nil {
-		return err
-	}
-	return c.controller.Flush()
-}
-
-func (c *responseConn) extend() error {
-	deadline := c.expires
-	if c.timeout > 0 {
-		deadline = time.Now().Add(c.timeout)
-		if !c.expires.IsZero() && c.expires.Before(deadline) {
-			deadline = c.expires
-		}
-	}
-	return c.controller.SetWriteDeadline(deadline)
 }
