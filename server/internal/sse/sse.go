@@ -203,7 +203,8 @@ func (s *server) send(blocks [][]byte) error {
 			continue
 		}
 		buffer := buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else is put in
-		shared := append((*buffer)[:0], first...)
+		shared := (*buffer)[:0]
+		shared = append(shared, first...)
 		for i < len(blocks) && len(shared)+len(blocks[i]) <= maxShared {
 			shared = append(shared, blocks[i]...)
 			i++
