@@ -208,7 +208,7 @@ func (r Runner) Status(ctx context.Context) (list []Migration, err error) {
 func (r Runner) config() (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(r.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("the address of the database is not a PostgreSQL connection string: %w", err)
+		return nil, errors.New("the address of the database is not a PostgreSQL connection string; special characters in the password must be percent-encoded")
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second

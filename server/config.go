@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,10 +93,11 @@ func (c *Config) parse() (settings, error) {
 	if c.DatabaseURL == "" {
 		problem("DATABASE_URL", errors.New("is not set; give the address of a PostgreSQL database, such as postgres://user:password@localhost/app, or \"private\", or use --dev"))
 	}
-	for variable, address := range map[string]Secret{"DATABASE_URL": c.DatabaseURL, "MERCURE_DATABASE_LISTEN_URL": c.ListenURL} {
-		if address != "" && address != PrivateDatabase {
-			problem(variable, eventlog.CheckURL(string(address)))
-		}
+	if c.DatabaseURL != "" && c.DatabaseURL != PrivateDatabase {
+		problem("DATABASE_URL", eventlog.CheckURL(string(c.DatabaseURL)))
+	}
+	if c.ListenURL != "" {
+		problem("MERCURE_DATABASE_LISTEN_URL", eventlog.CheckURL(string(c.ListenURL)))
 	}
 	s.hub = httpapi.HubConfig{Path: defaultHubPath, Resource: c.ResourceIdentifier}
 	if c.PublicURL != "" {
@@ -106,6 +108,11 @@ func (c *Config) parse() (settings, error) {
 			if hub.Path() != defaultHubPath {
 				problem("MERCURE_PUBLIC_URL", fmt.Errorf("the path must be %s for now", defaultHubPath))
 			}
+		}
+	}
+	if c.ResourceIdentifier != "" {
+		if u, err := url.Parse(c.ResourceIdentifier); err != nil || !u.IsAbs() || strings.Contains(c.ResourceIdentifier, "#") {
+			problem("MERCURE_RESOURCE_IDENTIFIER", fmt.Errorf("%q is not an absolute URL without a fragment", c.ResourceIdentifier))
 		}
 	}
 	for proxy := range strings.FieldsFuncSeq(c.TrustedProxies, isListSeparator) {
@@ -186,6 +193,9 @@ func (c *Config) parseAuth(s *settings, publishOrigins *auth.Origins) (problems 
 		problems = append(problems, errors.New("MERCURE_TRUSTED_ISSUERS: needs MERCURE_PUBLISHER_JWT_KEY or MERCURE_SUBSCRIBER_JWT_KEY: an issuer is trusted through its keys"))
 	}
 	s.compat = config.Compat
+	if c.Compat == "off" && len(config.Issuers) == 0 && len(publisher)+len(subscriber) > 0 {
+		problems = append(problems, errors.New("MERCURE_COMPAT: is off, so tokens must be of protocol 1.0, but no issuer is trusted; set MERCURE_TRUSTED_ISSUERS"))
+	}
 	if len(problems) > 0 {
 		return problems
 	}
@@ -199,12 +209,16 @@ func (c *Config) parseAuth(s *settings, publishOrigins *auth.Origins) (problems 
 
 func parseProxy(value string) (netip.Prefix, error) {
 	if prefix, err := netip.ParsePrefix(value); err == nil {
+		if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+		}
 		return prefix.Masked(), nil
 	}
 	address, err := netip.ParseAddr(value)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network such as 10.0.0.0/8", value)
+	if err != nil || address.Zone() != "" {
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address without a zone nor a network such as 10.0.0.0/8", value)
 	}
+	address = address.Unmap()
 	return netip.PrefixFrom(address, address.BitLen()), nil
 }
 

@@ -252,6 +252,38 @@ func TestStreamHeaders(t *testing.T) {
 	}
 }
 
+// Browsers' EventSource gets ids without data, and so does who asks (S-26).
+func TestCheckpointsAreForThoseWhoCanReadThem(t *testing.T) {
+	t.Parallel()
+	hub := servertest.Start(t, dbtest.New(t))
+	newest := hub.Publish(t, url.Values{"topic": {"other"}})
+	token := servertest.Token(t, servertest.SubscriberSecret, nil, nil)
+	for name, request := range map[string]servertest.Request{
+		"a browser":        {Query: url.Values{"topic": {"a"}}, AsEventSource: true},
+		"a token and asks": {Query: url.Values{"topic": {"a"}, "cursor_checkpoints": {"on"}}, Token: token},
+	} {
+		if id := hub.Subscribe(t, request).NextID(t); id != newest {
+			t.Errorf("%s is told %q, want %q", name, id, newest)
+		}
+	}
+	silent := hub.Subscribe(t, servertest.Request{Query: url.Values{"topic": {"a"}}, Token: token})
+	first := hub.Publish(t, url.Values{"topic": {"a"}})
+	if id := silent.NextID(t); id != first {
+		t.Errorf("a client with a token and no wish is told %q, want %q", id, first)
+	}
+}
+
+func TestForwardedHost(t *testing.T) { // Spec: Z-15
+	t.Parallel()
+	hub := servertest.Start(t, dbtest.New(t), func(c *server.Config) { c.TrustedProxies = "::ffff:127.0.0.1" })
+	publisher := "Authorization: Bearer " + servertest.PublisherToken(t)
+	for host, status := range map[string]int{"hub.example.com": 200, "a/b": 400, `a\b`: 400} {
+		if a := send(t, "POST", hub.URL, "topic=a", form, publisher, "X-Forwarded-Host: "+host); a.status != status {
+			t.Errorf("forwarded host %q is answered %d, want %d", host, a.status, status)
+		}
+	}
+}
+
 func TestCORS(t *testing.T) {
 	t.Parallel()
 	database := dbtest.New(t)

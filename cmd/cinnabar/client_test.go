@@ -131,7 +131,7 @@ func TestSubscribeRequest(t *testing.T) {
 	})
 	r := invoke(t, nil, "subscribe", "--hub", hub+"?gap_event=gap", "--match=a,b", "--match=*", "--pattern=https://e/:x", "--topic={y}",
 		"--last-event-id=é 1", "--token=t.o.k", "--count=1").want(t, exitOK)
-	if want := "gap_event=gap&match=a%2Cb&match=%2A&match_urlpattern=https%3A%2F%2Fe%2F%3Ax&topic=%7By%7D é 1 Bearer t.o.k\n"; r.stdout != want {
+	if want := "cursor_checkpoints=on&gap_event=gap&match=a%2Cb&match=%2A&match_urlpattern=https%3A%2F%2Fe%2F%3Ax&topic=%7By%7D é 1 Bearer t.o.k\n"; r.stdout != want {
 		t.Errorf("got %q, want %q", r.stdout, want)
 	}
 }

@@ -50,10 +50,17 @@ func (f *databaseFlags) use(ctx context.Context, a *app, use func(ctx context.Co
 		return &configError{problems: problems, warnings: warnings}
 	}
 	url := string(f.DatabaseURL)
-	if f.ListenURL != "" {
-		url = string(f.ListenURL)
+	if f.ListenURL == privateDatabase {
+		return &configError{problems: []string{"MERCURE_DATABASE_LISTEN_URL: must be an address; only DATABASE_URL can be private"}}
 	}
 	logger := a.logger("", logLevel(slog.LevelWarn))
+	switch {
+	case f.ListenURL == "":
+	case listenURLIsForAnother(a.settings()):
+		logger.Warn("configuration", "warning", listenURLIgnored)
+	default:
+		url = string(f.ListenURL)
+	}
 	return withDatabase(ctx, url, f.DataDir, logger, func(ctx context.Context, url string, _ *localpg.Server) error {
 		return use(ctx, migrations.Runner{DatabaseURL: url, Logger: logger})
 	})
@@ -119,7 +126,8 @@ func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if !c.Yes {
-			_, _ = fmt.Fprintf(a.stderr, "This takes back %s and deletes what it created, updates included. Go on? [y/N] ", newest.Name)
+			_, _ = fmt.Fprintf(a.stderr, "This takes back %s in %s and deletes what it created, updates included. Go on? [y/N] ",
+				newest.Name, shownDatabase(runner.DatabaseURL))
 			answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
 			if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 				return errors.New("nothing was changed")
@@ -137,6 +145,14 @@ func (c *migrateDownCmd) Run(ctx context.Context, a *app) error {
 		fmt.Fprintf(table, "%d\t%s\t%s\n", undone.Version, undone.Name, undone.Duration.Round(time.Millisecond))
 		return table.Flush()
 	})
+}
+
+// shownDatabase names a database without its password.
+func shownDatabase(url string) string {
+	if address := databaseAddress(url); address != "" {
+		return address
+	}
+	return "the database that was given"
 }
 
 func newestApplied(ctx context.Context, runner migrations.Runner) (*migrations.Migration, error) {

@@ -54,6 +54,24 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// A variable must not lead elsewhere than the flag: this would take migrations
+// back in another database.
+func TestMigrateGoesWhereTheFlagSays(t *testing.T) {
+	t.Parallel()
+	production, development := dbtest.New(t), dbtest.New(t)
+	env := []string{"DATABASE_URL=" + production.URL, "MERCURE_DATABASE_LISTEN_URL=" + production.URL}
+	r := invoke(t, env, "migrate", "down", "--yes", "--database-url", development.URL).want(t, exitOK)
+	if !strings.Contains(r.stderr, "MERCURE_DATABASE_LISTEN_URL: is not used") {
+		t.Errorf("said %s", r.stderr)
+	}
+	if err := migrations.Check(t.Context(), production.Pool(t)); err != nil {
+		t.Errorf("the database of the variables: %v", err)
+	}
+	if err := migrations.Check(t.Context(), development.Pool(t)); err == nil {
+		t.Error("the database of the flag was not touched")
+	}
+}
+
 func TestMigrateErrors(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -63,6 +66,12 @@ func (c *serveCmd) serve(ctx context.Context, a *app, config server.Config, priv
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	ended := make(chan struct{})
+	if !c.DevMode {
+		group.Go(func() error { // ends with ctx
+			ignoreHangup(ctx, config.Logger)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		defer close(ended)
 		return hub.Run(ctx)
@@ -78,6 +87,23 @@ func (c *serveCmd) serve(ctx context.Context, a *app, config server.Config, priv
 		})
 	}
 	return group.Wait()
+}
+
+// ignoreHangup keeps a SIGHUP, which many daemons take for a wish to reload,
+// from ending the hub. With --dev it still does: there it means that the
+// terminal was closed.
+func ignoreHangup(ctx context.Context, logger *slog.Logger) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-hangups:
+			logger.Warn("SIGHUP is ignored: settings are read at start")
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (c *serveCmd) banner(a *app, config server.Config, private *localpg.Server) banner {

@@ -121,6 +121,20 @@ func (a *app) knownVariables() []string {
 	return known
 }
 
+// listenURLIsForAnother says that the address of the database was given on the
+// command line and the one for LISTEN was not: a variable must not lead
+// elsewhere than the flag.
+func listenURLIsForAnother(list []*setting) bool {
+	given := map[string]string{}
+	for _, s := range list {
+		given[s.variable] = s.origin
+	}
+	isFlag := func(variable string) bool { return strings.HasPrefix(given[variable], "--") }
+	return isFlag("DATABASE_URL") && !isFlag("MERCURE_DATABASE_LISTEN_URL")
+}
+
+const listenURLIgnored = "MERCURE_DATABASE_LISTEN_URL: is not used, since --database-url may name another database; give --database-listen-url as well"
+
 // privateDatabase is the DATABASE_URL that asks for a PostgreSQL of our own.
 const privateDatabase = server.PrivateDatabase
 
@@ -145,6 +159,10 @@ func (h *hubFlags) load(ctx context.Context, a *app) (list []*setting, problems,
 				problems = append(problems, key.variable+": is the development key, which everybody knows; make one of your own (openssl rand -hex 32), or use --dev")
 			}
 		}
+	}
+	if h.ListenURL != "" && listenURLIsForAnother(list) {
+		h.ListenURL = ""
+		warnings = append(warnings, listenURLIgnored)
 	}
 	if h.DatabaseURL == privateDatabase && h.ListenURL != "" {
 		problems = append(problems, "MERCURE_DATABASE_LISTEN_URL: cannot be used with a private PostgreSQL; remove it")
@@ -194,8 +212,8 @@ func shownSecret(variable, value string) string {
 // that is not written as a URL.
 func databaseAddress(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" {
-		return ""
+	if err != nil || u.Host == "" || strings.Contains(u.Host+u.Path, "@") {
+		return "" // with another @ the password is not where it seems to be
 	}
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
 	if u.User != nil {

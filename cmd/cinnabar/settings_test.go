@@ -108,6 +108,10 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}{
 		{"misspelt", []string{"MERCURE_ADR=:1"}, nil, "MERCURE_ADR: is not a setting; did you mean MERCURE_ADDR?"},
 		{"letters swapped", []string{"MERCURE_HAERTBEAT=1s"}, nil, "MERCURE_HAERTBEAT: is not a setting; did you mean MERCURE_HEARTBEAT?"},
+		{"compat off without issuers", []string{"MERCURE_COMPAT=off", "MERCURE_PUBLISHER_JWT_KEY=a secret that is longer than it has to be"}, nil, "MERCURE_COMPAT: is off, so tokens must be of protocol 1.0, but no issuer is trusted; set MERCURE_TRUSTED_ISSUERS"},
+		{"a resource with a fragment", []string{"MERCURE_RESOURCE_IDENTIFIER=foo#bar"}, nil, `MERCURE_RESOURCE_IDENTIFIER: "foo#bar" is not an absolute URL without a fragment`},
+		{"a proxy with a zone", []string{"MERCURE_TRUSTED_PROXIES=fe80::1%eth0"}, nil, `MERCURE_TRUSTED_PROXIES: "fe80::1%eth0" is neither an address without a zone nor a network such as 10.0.0.0/8`},
+		{"a private listen address", []string{"MERCURE_DATABASE_LISTEN_URL=private"}, nil, "MERCURE_DATABASE_LISTEN_URL: is not a PostgreSQL connection string such as postgres://app@localhost/app; special characters in the password must be percent-encoded"},
 		{"misspelt file", []string{"MERCURE_PUBLISHR_JWT_KEY_FILE=x"}, nil, "MERCURE_PUBLISHR_JWT_KEY_FILE: is not a setting; did you mean MERCURE_PUBLISHER_JWT_KEY_FILE?"},
 		{"nothing like it", []string{"MERCURE_BREAKFAST_MENU=x"}, nil, "MERCURE_BREAKFAST_MENU: is not a setting; `cinnabar serve --help` lists them all"},
 		{"a port is no service", []string{"MERCURE_PORT=3000"}, nil, "MERCURE_PORT: is not a setting; `cinnabar serve --help` lists them all"},

@@ -58,6 +58,8 @@ func (c *subscribeCmd) Run(ctx context.Context, a *app) error {
 	for name, values := range hub.Query() {
 		query[name] = append(query[name], values...)
 	}
+	// Ids without data, so that a stream that was silent can be continued too.
+	query.Set("cursor_checkpoints", "on")
 	hub.RawQuery = query.Encode()
 	s := &subscriber{
 		url: hub, token: token, client: newClient(), lastEventID: c.LastEventID,
@@ -172,7 +174,7 @@ func (s *subscriber) run(ctx context.Context, use func(event) error) error {
 		}
 		failures++
 		if status != nil && status.retryAfter > delay {
-			delay = status.retryAfter
+			delay = min(status.retryAfter, maxRetry)
 		}
 		if err != nil && failures == 1 {
 			s.warn(err) // once for each outage

@@ -146,7 +146,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	}
 	poolConfig, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("the address of the database: %w", err)
+		return nil, fmt.Errorf("the address of the database %w", errUnreadableURL)
 	}
 	poolConfig.MaxConns = config.MaxConnections
 	poolConfig.MinConns = 1
@@ -199,11 +199,29 @@ func (l *Log) check(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("connect for LISTEN to PostgreSQL at %s: %w", Address(l.config.ListenURL), err)
 		}
-		if err := conn.Close(ctx); err != nil {
-			return fmt.Errorf("close the connection for LISTEN: %w", err)
+		same, err := l.sameDatabase(ctx, conn)
+		if err = errors.Join(err, conn.Close(ctx)); err != nil {
+			return fmt.Errorf("check the connection for LISTEN: %w", err)
+		}
+		if !same {
+			return errors.New("MERCURE_DATABASE_LISTEN_URL and DATABASE_URL lead to different databases; they must lead to the same one")
 		}
 	}
 	return migrations.Check(ctx, l.pool)
+}
+
+// sameDatabase compares where a connection leads with where the pool does.
+func (l *Log) sameDatabase(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	const query = "SELECT current_database(), pg_postmaster_start_time()"
+	var (
+		names  [2]string
+		starts [2]time.Time
+	)
+	err := errors.Join(
+		l.pool.QueryRow(ctx, query).Scan(&names[0], &starts[0]),
+		conn.QueryRow(ctx, query).Scan(&names[1], &starts[1]),
+	)
+	return names[0] == names[1] && starts[0].Equal(starts[1]), err
 }
 
 // Run keeps the log going until ctx ends, and returns when all of its
@@ -282,10 +300,12 @@ func (l *Log) runHousekeeping(ctx context.Context) error {
 	}
 }
 
+var errUnreadableURL = errors.New("is not a PostgreSQL connection string such as postgres://app@localhost/app; special characters in the password must be percent-encoded")
+
 // CheckURL returns what is wrong with a connection string, without connecting.
 func CheckURL(databaseURL string) error {
 	if _, err := pgx.ParseConfig(databaseURL); err != nil {
-		return fmt.Errorf("is not a PostgreSQL connection string such as postgres://app@localhost/app: %w", err)
+		return errUnreadableURL // pgx's own error may repeat the password
 	}
 	return nil
 }

@@ -309,6 +309,16 @@ func TestRetentionIsNoticed(t *testing.T) {
 	}
 }
 
+func TestListenAddressMustLeadToTheSameDatabase(t *testing.T) {
+	t.Parallel()
+	_, err := eventlog.Open(t.Context(), eventlog.Config{
+		DatabaseURL: dbtest.New(t).URL, ListenURL: dbtest.New(t).URL, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err == nil || !strings.Contains(err.Error(), "different databases") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestStartDeliversTheEndOfTheLog(t *testing.T) {
 	t.Parallel()
 	database := dbtest.New(t)

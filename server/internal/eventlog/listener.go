@@ -76,7 +76,7 @@ func (l *Log) runListener(ctx context.Context) error {
 func (l *Log) listen(ctx context.Context, listening func()) error {
 	config, err := pgx.ParseConfig(l.config.ListenURL)
 	if err != nil {
-		return fmt.Errorf("the address for LISTEN: %w", err)
+		return fmt.Errorf("the address for LISTEN %w", errUnreadableURL)
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second

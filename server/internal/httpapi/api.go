@@ -67,7 +67,7 @@ type Config struct {
 // CheckpointMode is the setting of S-26.
 type CheckpointMode string
 
-// The modes. Auto means requests that look like a browser's EventSource.
+// The modes. Auto means requests that look like a browser's EventSource or ask.
 const (
 	CheckpointsAuto CheckpointMode = "auto"
 	CheckpointsOn   CheckpointMode = "on"
@@ -204,10 +204,11 @@ func (a *api) isDraining() bool {
 }
 
 func (a *api) sseOptions(r *http.Request, request *protocol.SubscribeRequest, grants *auth.Grants) sse.Options {
+	wanted := request.Checkpoints || looksLikeEventSource(r)
 	o := sse.Options{
 		Heartbeat:         a.Heartbeat,
 		Lifetime:          a.Lifetime,
-		Checkpoints:       a.Checkpoints == CheckpointsOn || a.Checkpoints == CheckpointsAuto && looksLikeEventSource(r),
+		Checkpoints:       a.Checkpoints == CheckpointsOn || a.Checkpoints == CheckpointsAuto && wanted,
 		InitialCheckpoint: !request.HasCursor,
 		SeparateWrites:    a.SeparateWrites,
 		Away:              func() bool { return a.Log.Ready() != nil },

@@ -27,6 +27,10 @@ type SubscribeRequest struct {
 	// LegacyField means that the response repeats its cursor field under its
 	// 0.x name. Spec: Q-41
 	LegacyField bool
+	// Checkpoints asks for ids without data (S-26): the parameter
+	// cursor_checkpoints=on, for clients that are no browser's EventSource but
+	// can read such blocks.
+	Checkpoints bool
 }
 
 // ParseSubscribe reads the parameters of a subscribe request: its raw query
@@ -91,6 +95,8 @@ func (p *subscribeParser) parameter(pair Pair, source cursorSource) error {
 		}
 		p.selectors = true
 		return p.matcher(pair, NewSelector)
+	case "cursor_checkpoints":
+		p.request.Checkpoints = pair.Value == "on"
 	}
 	if len(pair.Name) >= len("match") && strings.EqualFold(pair.Name[:len("match")], "match") {
 		// Reserved for future matcher types; ignoring one would silently drop
