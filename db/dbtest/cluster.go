@@ -26,17 +26,20 @@ const (
 	templatePrefix = "cinnabar_template_"
 )
 
-// Advisory locks, of the form with two keys, in the database that the URL names.
+// Advisory locks, of the form with two keys. A lock belongs to a database, so all are taken in [adminDatabase].
 const (
 	lockClass    = 0x63696e6e // first key of all of them
 	templateLock = 0          // held while a template is built; also keeps migrations apart, which create roles
 	// any other: the RUN of a test binary, held as long as it lives
 )
 
+// adminDatabase is where every test binary works, whichever database its URL names.
+const adminDatabase = "postgres"
+
 // cluster is the server that one test binary uses.
 type cluster struct {
 	server *localpg.Server // nil: not ours
-	url    string          // of the database for administration
+	url    string          // of adminDatabase
 	run    int32
 	count  atomic.Int64 // of databases
 
@@ -56,7 +59,7 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := newCluster(server.URL(""))
+	c := newCluster(server.URL(adminDatabase))
 	c.server = server
 	return c, nil
 }
@@ -66,7 +69,7 @@ func openCluster(ctx context.Context, url string) (*cluster, error) {
 	if _, err := pgx.ParseConfig(url); err != nil {
 		return nil, fmt.Errorf("%s: %w", urlVariable, err)
 	}
-	c := newCluster(url)
+	c := newCluster(databaseURL(url, adminDatabase))
 	if err := c.administer(ctx, func(a *admin) error { return sweep(ctx, a.conn) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("use the server of %s: %w", urlVariable, err), c.close())
 	}

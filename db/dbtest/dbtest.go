@@ -15,8 +15,8 @@
 // is left behind however the binary ends: [Main] stops the server, and the watchdog of localpg does in its absence. A
 // database costs 21 ms where localpg can work in memory, else up to 0.3 s (BenchmarkNew).
 //
-// When CINNABAR_TEST_DATABASE_URL is set, that server is used instead; its role must be allowed to create databases,
-// and the URL must not lead through a pooler. The template is then shared by all binaries and all runs, under a name
+// When CINNABAR_TEST_DATABASE_URL is set, that server is used instead; its role must be allowed to create databases and
+// to log in to the database `postgres`, and the URL must not lead through a pooler. The template is then shared by all binaries and all runs, under a name
 // that contains the hash of the migrations; templates of other migrations stay until somebody drops them. A test that
 // fails keeps its database and prints the URL. Databases that killed binaries left behind are dropped by the next one.
 //

@@ -223,6 +223,25 @@ func TestExternalServer(t *testing.T) {
 	}
 }
 
+func TestURLsOfDifferentDatabases(t *testing.T) {
+	t.Parallel()
+	url := externalServer(t)
+	if _, err := (&DB{URL: url}).Conn(t).Exec(t.Context(), `CREATE DATABASE other`); err != nil {
+		t.Fatal(err)
+	}
+	live := open(t, databaseURL(url, "other"))
+	r := &recorder{TB: t}
+	inUse := live.newDB(t.Context(), r, false)
+	next := open(t, url)
+	inUse.Conn(t)
+	r.finish()
+	for _, c := range []*cluster{live, next} {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestPrivateServerOfAFailedTest(t *testing.T) {
 	t.Parallel()
 	c, err := startCluster(t.Context())

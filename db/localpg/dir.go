@@ -74,6 +74,9 @@ func (s *Server) openDir(ctx context.Context, opts Options) error {
 		return err
 	}
 	s.setDir(dir)
+	if err := refuseForeign(dir, s.data); err != nil {
+		return err
+	}
 	if s.lock, err = lockDir(dir); err != nil {
 		return err
 	}
@@ -81,6 +84,31 @@ func (s *Server) openDir(ctx context.Context, opts Options) error {
 		return err
 	}
 	return s.account.canReach(ctx, dir)
+}
+
+// refuseForeign fails if there is a PostgreSQL that we did not make: in the directory itself, or in data without the
+// password, which is on disk before any data of ours. It comes before the lock, because it is not for us to write there.
+func refuseForeign(dir, data string) error {
+	refusal := func(place, sign string) error {
+		return fmt.Errorf("%s holds a PostgreSQL that is not cinnabar's (%s): "+
+			"name another directory (MERCURE_DATA_DIR, --data-dir) or set DATABASE_URL", place, sign)
+	}
+	switch _, err := os.Lstat(filepath.Join(dir, "PG_VERSION")); {
+	case err == nil:
+		return refusal(dir, "its data is not in a directory data")
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	have, err := dataMajor(data)
+	if err != nil || have == 0 {
+		return err
+	}
+	password := filepath.Join(dir, "password")
+	_, err = os.Lstat(password)
+	if errors.Is(err, os.ErrNotExist) {
+		return refusal(data, "there is no "+password)
+	}
+	return err
 }
 
 // openTempDir makes a directory that belongs to the account of the server, so that the watchdog, who runs as that
@@ -168,6 +196,12 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// unlockDir gives up the lock. Closing the file is not enough: a process that another goroutine is just starting has a
+// copy of the descriptor until it executes its program.
+func unlockDir(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }
 
 // dataMajor returns the major release that wrote a data directory, 0 if it does not exist or is empty. A data

@@ -8,21 +8,32 @@ import (
 	"runtime"
 )
 
+// initdbDir is where a cluster is made. It is ours alone: what is in it was left behind by an interrupted initialisation.
+const initdbDir = ".cinnabar-initdb"
+
 // initialise makes the cluster beside its final place and moves it there when it is complete.
 func (s *Server) initialise(ctx context.Context, throwaway bool) error {
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
-	halfMade, _ := filepath.Glob(filepath.Join(s.dir, "data.new-*")) // the pattern is well formed, unlike some paths
-	for _, dir := range halfMade {
-		if err := os.RemoveAll(dir); err != nil {
+	place := filepath.Join(s.dir, initdbDir)
+	if err := os.RemoveAll(place); err != nil {
+		return err
+	}
+	if err := os.Mkdir(place, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(place)
+	if s.account.other {
+		const passable = os.FileMode(0o711) // to the account of the server, whatever the umask
+		if err := os.Chmod(place, passable); err != nil {
 			return err
 		}
 	}
-	fresh, err := os.MkdirTemp(s.dir, "data.new-")
+	// An initdb that outlived its owner may still be writing: the name that it knows is never used again.
+	fresh, err := os.MkdirTemp(place, "data-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(fresh) // gone already if all went well
 	if err := s.account.own(fresh); err != nil {
 		return err
 	}

@@ -201,3 +201,26 @@ func TestWatchdogIsReplaced(t *testing.T) {
 		t.Error("nobody watches")
 	}
 }
+
+func TestWatchdogCannotBeReplaced(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{Throwaway: true})
+	if err := s.dog.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.dog.exited
+	data := s.data
+	s.data = "\x00" // no argument of a program
+	for range 2 {
+		if err := s.Restart(t.Context()); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("got %v", err)
+		}
+	}
+	s.data = data
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !s.dog.alive() {
+		t.Error("nobody watches")
+	}
+}

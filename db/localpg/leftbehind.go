@@ -18,6 +18,7 @@ import (
 // pidFile is what we need of a postmaster.pid.
 type pidFile struct {
 	pid          int
+	standalone   bool // the process is a postgres --single
 	dir          string
 	sharedMemory string // id of its System V segment
 	status       string // starting, stopping, ready, standby
@@ -40,6 +41,12 @@ func readPIDFile(data string) (pidFile, error) {
 	if f.pid, err = strconv.Atoi(line(1)); err != nil {
 		return pidFile{}, fmt.Errorf("read the postmaster.pid of %s: %w", data, err)
 	}
+	if f.pid == 0 {
+		return pidFile{}, fmt.Errorf("read the postmaster.pid of %s: 0 is no process", data)
+	}
+	if f.pid < 0 {
+		f.pid, f.standalone = -f.pid, true
+	}
 	f.dir, f.status = line(2), line(8)
 	if _, id, ok := strings.Cut(line(7), " "); ok {
 		f.sharedMemory = strings.TrimSpace(id)
@@ -49,8 +56,8 @@ func readPIDFile(data string) (pidFile, error) {
 
 // endLeftBehind ends a postmaster that is still running in our directory, whose lock we have: its owner and the watchdog
 // were both killed, or the watchdog is ending it just now. It is ended rather than adopted, because it may be of another
-// release or run with other settings, and nobody is watching over it. It reports whether the last server did not end
-// in order.
+// release or run with other settings, and nobody is watching over it. A standalone backend is none of ours, and ending
+// it would interrupt a repair. It reports whether the last server did not end in order.
 func (s *Server) endLeftBehind(ctx context.Context) (unclean bool, err error) {
 	f, err := readPIDFile(s.data)
 	if errors.Is(err, os.ErrNotExist) {
@@ -66,6 +73,9 @@ func (s *Server) endLeftBehind(ctx context.Context) (unclean bool, err error) {
 			return true, os.Remove(filepath.Join(s.data, "postmaster.pid"))
 		}
 		return true, nil
+	}
+	if f.standalone {
+		return true, fmt.Errorf("process %d (postgres --single) is working on %s: start again when it has ended", f.pid, s.data)
 	}
 	s.log.Warn("private postgresql left behind by a killed process is being ended", "dir", s.dir, "pid", f.pid)
 	for _, st := range inOrder {

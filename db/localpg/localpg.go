@@ -9,6 +9,7 @@
 //     script on the other end of a pipe) shuts it down and removes a temporary directory. Only killing the watchdog
 //     at the same moment defeats that; then the next [Start] on the directory ends what was left behind.
 //   - One process owns a directory. A second one gets a [LockedError] that names the owner.
+//   - A PostgreSQL that somebody else made is left alone: [Start] refuses its directory and changes nothing in it.
 //   - The server listens on a port of 127.0.0.1 only and asks for a random password, which is part of [Server.URL].
 //     Whoever has the URL can use it, with any driver and under any account of this machine; nobody else can. There
 //     is no Unix socket, and so no file of ours outside the directory and no limit on the length of its path.
@@ -44,8 +45,10 @@ const superuser = "cinnabar"
 const (
 	// initTimeout bounds initdb, which takes 0.7 s on an idle machine; slow disks and CI deserve patience.
 	initTimeout = 2 * time.Minute
-	// startTimeout bounds a start. Crash recovery reads at most max_wal_size (1 GB) of log.
-	startTimeout = 2 * time.Minute
+	// beginTimeout bounds the time until a new postmaster says that it is starting, which it does before it looks at
+	// its data: milliseconds. How long the start takes from there is up to crash recovery, which would have to begin
+	// again if it were ended.
+	beginTimeout = 2 * time.Minute
 	// connectTimeout bounds a login into a server that says it is ready: milliseconds, unless the machine is overloaded.
 	connectTimeout = 30 * time.Second
 )
@@ -94,6 +97,9 @@ type Server struct {
 	settings map[string]string
 	lock     *os.File // nil when temp: nobody else knows the directory
 
+	// after is time.After, except in tests.
+	after func(time.Duration) <-chan time.Time
+
 	// turn is held (one token) by the call that changes the state of the server: Start, Stop, Crash, Kill, Restart.
 	turn chan struct{}
 
@@ -108,7 +114,8 @@ type Server struct {
 }
 
 // Start initialises the directory if it is new, starts a server in it and returns when that takes connections.
-// ctx is for starting only: the server lives until [Server.Stop] or the end of this process.
+// After a crash that may take long, as long as recovery does; ctx is the way out. ctx is for starting only: the server
+// lives until [Server.Stop] or the end of this process.
 //
 // Errors to branch on: [ErrNotInstalled], [*LockedError], [*VersionError].
 func Start(ctx context.Context, opts Options) (*Server, error) {
@@ -117,6 +124,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		log:      opts.Logger,
 		settings: opts.Settings,
 		turn:     make(chan struct{}, 1),
+		after:    time.After,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -156,6 +164,10 @@ func (s *Server) start(ctx context.Context, opts Options) error {
 	if err := s.account.canRun(ctx, filepath.Join(s.install.BinDir, "postgres")); err != nil {
 		return err
 	}
+	// Data without its password may not be ours to touch, so this comes first.
+	if s.password, err = s.loadPassword(have != 0); err != nil {
+		return err
+	}
 	if err := rotateLog(s.logPath); err != nil {
 		return err
 	}
@@ -164,9 +176,6 @@ func (s *Server) start(ctx context.Context, opts Options) error {
 	}
 	unclean, err := s.endLeftBehind(ctx)
 	if err != nil {
-		return err
-	}
-	if s.password, err = s.loadPassword(have != 0); err != nil {
 		return err
 	}
 	if have == 0 {

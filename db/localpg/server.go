@@ -73,14 +73,13 @@ const (
 
 // up starts the postmaster and returns when it takes connections. unclean: the last one may have left backends behind.
 func (s *Server) up(ctx context.Context, unclean bool) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	if !s.dog.alive() {
-		s.dog.end()
-		var err error
-		if s.dog, err = newWatchdog(s); err != nil {
-			return err
+		dog, err := newWatchdog(s)
+		if err != nil {
+			return err // the next attempt finds the dead one again
 		}
+		s.dog.end()
+		s.dog = dog
 	}
 	deadline := time.Now().Add(retryFor)
 	fixed := s.Port()
@@ -131,16 +130,29 @@ func (s *Server) tryUp(ctx context.Context, port int) error {
 	return nil
 }
 
-// awaitReady waits until the postmaster says in its pid file that it takes connections. pg_ctl does the same.
+// awaitReady waits until the postmaster says in its pid file that it takes connections. pg_ctl does the same. Once it
+// says that it is starting, only its end and that of ctx end the wait.
 func (s *Server) awaitReady(ctx context.Context, p *process) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	silent, overdue := s.after(beginTimeout), false
 	for {
-		if f, err := readPIDFile(s.data); err == nil && f.pid == p.pid && f.status == "ready" {
+		f, err := readPIDFile(s.data)
+		if err != nil || f.pid != p.pid {
+			f.status = "" // of an earlier one
+		}
+		switch {
+		case f.status == "ready", f.status == "standby":
 			return nil
+		case f.status == "starting":
+			silent, overdue = nil, false
+		case overdue:
+			return fmt.Errorf("it has not begun to start for %v", beginTimeout)
 		}
 		select {
 		case <-tick.C:
+		case <-silent:
+			silent, overdue = nil, true
 		case <-p.exited:
 			return p.exitError()
 		case <-ctx.Done():
@@ -220,7 +232,7 @@ func (s *Server) dismantle() error {
 		s.dog.end()
 	}
 	if s.lock != nil {
-		err = errors.Join(err, s.lock.Close())
+		err = errors.Join(err, unlockDir(s.lock))
 	}
 	return err
 }
