@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -63,6 +64,11 @@ type LegacyKeys struct {
 // Limits bound what one token may carry; a token beyond one is invalid. Zero
 // means the default.
 //
+// From them follows how long a whole token may be: as long as a 1.0 token with
+// the most matchers of the full length, written without JSON escapes, plus
+// 64 KiB of other things; 652 KiB with the defaults. That holds for 0.x tokens as well, although 1000 selectors of the
+// full length would need six times as much: those do not fit into a request.
+//
 // Spec: D-4, L-8.
 type Limits struct {
 	Entries      int // Mercure entries of a 1.0 token; 100
@@ -82,6 +88,7 @@ type Authenticator struct {
 	publishOrigins   *Origins
 	notBeforeLeeway  time.Duration
 	limits           Limits
+	maxTokenBytes    int
 	now              func() time.Time
 
 	// Locks itself; nil when turned off.
@@ -108,6 +115,8 @@ func New(cfg Config) (*Authenticator, error) {
 		now:   cfg.Now,
 		cache: newCache(orDefault(cfg.CacheEntries, defaultCacheEntries), orDefault(cfg.CacheBytes, defaultCacheBytes)),
 	}
+
+	a.maxTokenBytes = a.limits.tokenBytes()
 
 	if a.now == nil {
 		a.now = time.Now
@@ -146,6 +155,20 @@ func New(cfg Config) (*Authenticator, error) {
 	return a, nil
 }
 
+// tokenBytes is the length of the longest token worth reading.
+func (l Limits) tokenBytes() int {
+	const (
+		// All that is not matchers: header, signature, other claims, payloads.
+		rest = 64 << 10
+		// What is around a matcher, at most an entry of its own.
+		perMatcher = 256
+	)
+
+	size := rest + float64(l.Matchers)*(float64(l.PatternBytes)+perMatcher)
+
+	return int(min(size*4/3, math.MaxInt32)) // base64
+}
+
 func orDefault[T comparable](value, fallback T) T {
 	var zero T
 	if value == zero {
@@ -164,7 +187,7 @@ func checkIssuer(issuer Issuer) []error {
 
 	// An identifier may be any string, but one that looks like a URL and is
 	// none will never be equal to what a library puts into iss.
-	if _, err := url.Parse(issuer.ID); err != nil || strings.TrimSpace(issuer.ID) != issuer.ID {
+	if _, err := url.Parse(issuer.ID); err != nil || strings.TrimSpace(issuer.ID) != issuer.ID || len(issuer.ID) > maxIssuerBytes {
 		problems = append(problems, fmt.Errorf("issuer %s is not a usable identifier: use its URL", quote(issuer.ID)))
 	}
 

@@ -11,6 +11,9 @@
 //   - Keys come from configuration, together with the one algorithm they are
 //     used with and the issuer and role they are good for. Nothing in a token
 //     can add, replace or widen a key (V-2, V-3, V-6).
+//   - Until a signature has been checked the work is linear in the length of
+//     the token, with a handful of allocations, and the length is bounded
+//     ([Limits], Z-10).
 //   - Errors and formatted keys hold neither tokens nor key material and may be
 //     logged. What the client is told is only [Kind] (A-10, Z-3, Z-13).
 //

@@ -168,6 +168,75 @@ func checkStrict(b []byte) error {
 	return nil
 }
 
+// peekMember returns the raw value of the first top-level member of that name
+// if it is a string, and otherwise the byte the value starts with; nil if there
+// is no such member. The name is of ASCII letters. It allocates nothing, stops at the member and checks next
+// to no syntax: whoever believes the answer runs checkStrict first or later.
+func peekMember(b []byte, name string) []byte {
+	depth, nameNext := 0, false
+
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			depth++
+			nameNext = depth == 1
+		case '}', ']':
+			depth--
+		case ',':
+			nameNext = depth == 1
+		case '"':
+			literal := stringLiteral(b[i:])
+			i += len(literal) - 1
+
+			if !nameNext {
+				continue
+			}
+
+			nameNext = false
+
+			if !isName(literal, name) {
+				continue
+			}
+
+			_, value, _ := bytes.Cut(b[i:], []byte{':'})
+			value = bytes.TrimLeft(value, " \t\r\n")
+
+			if firstByte(value) == '"' {
+				return stringLiteral(value)
+			}
+
+			return value[:min(1, len(value))]
+		}
+	}
+
+	return nil
+}
+
+// isName reports whether a string literal, possibly with \uXXXX in it, is a
+// name of ASCII letters. Those have no other escapes.
+func isName(literal []byte, name string) bool {
+	if len(literal) < 2 {
+		return false
+	}
+
+	rest := literal[1 : len(literal)-1]
+
+	for i := range len(name) {
+		if unit, ok := escapedUnit(rest); ok && unit == rune(name[i]) {
+			rest = rest[6:]
+		} else if len(rest) > 0 && rest[0] == name[i] {
+			rest = rest[1:]
+		} else {
+			return false
+		}
+	}
+
+	return len(rest) == 0
+}
+
+// maxLiteral is how long a literal of n bytes gets if all are written \u00XX.
+func maxLiteral(n int) int { return 6*n + 2 }
+
 // stringLiteral returns the string literal b starts with, quotes included.
 func stringLiteral(b []byte) []byte {
 	for i := 1; i < len(b); i++ {

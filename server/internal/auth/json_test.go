@@ -81,6 +81,54 @@ func TestCheckStrictAgainstDecoder(t *testing.T) {
 	})
 }
 
+// On whatever is strictly right the quick look and the real reading agree.
+//
+// Spec: V-4, V-5.
+func TestPeekMemberAgainstDecoder(t *testing.T) {
+	t.Parallel()
+
+	rapid.Check(t, func(t *rapid.T) {
+		raw := []byte(genJSON(3).Draw(t, "json"))
+
+		members, ok := object(raw)
+		if !ok || checkStrict(raw) != nil {
+			return
+		}
+
+		for _, name := range []string{"a", "b", "{", ""} {
+			got, gotOK := text(peekMember(raw, name))
+			want, wantOK := text(members[name])
+
+			if got != want || gotOK != wantOK {
+				t.Fatalf("%s: got %q, %v; want %q, %v", name, got, gotOK, want, wantOK)
+			}
+		}
+	})
+}
+
+func TestPeekMember(t *testing.T) {
+	t.Parallel()
+
+	for text, want := range map[string]string{
+		`{"iss":"a"}`:                            `"a"`,
+		` { "x" : "iss" , "iss" : "a" } `:        `"a"`,
+		`{"x":{"iss":"b"},"y":["iss"],"iss":""}`: `""`,
+		`{"\u0069\u0073\u0073":"\"a"}`:           `"\"a"`,
+		`{"iss":1}`:                              `1`,
+		`{"iss":{"iss":"a"}}`:                    `{`,
+		`{"iss":null,"iss":"a"}`:                 `n`,
+		`{"isss":"a","is":"b","ISS":"c"}`:        ``,
+		`{"x":"\"iss\":"}`:                       ``,
+
+		// Not JSON. Anything will do, as long as nothing panics.
+		`{"iss"`: ``, `{"iss":`: ``, `{"iss":"a`: `"a`, `{"issx`: ``, `{"`: ``, `{"\`: ``, `}]{"iss":"a"}`: ``, ``: ``,
+	} {
+		if got := string(peekMember([]byte(text), "iss")); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 func genJSON(depth int) *rapid.Generator[string] {
 	word := rapid.SampledFrom([]string{`"a"`, `"b"`, `"\u0061"`, `"\\"`, `"\""`, `"{"`, `"]"`, `","`, `""`})
 

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"encoding/base64"
 	"errors"
 	"strings"
 
@@ -35,41 +36,51 @@ var strictBase64 = jwt.NewParser(jwt.WithStrictDecoding())
 //
 // Spec: A-4, V-13.
 func isCompactJWS(s string) bool {
-	part, length := 0, 0
+	header, rest, _ := strings.Cut(s, ".")
+	payload, signature, found := strings.Cut(rest, ".")
 
+	return found && header != "" && payload != "" && isBase64URL(header) && isBase64URL(payload) && isBase64URL(signature)
+}
+
+// isBase64URL looks at the alphabet only. It runs on all that anybody sends,
+// before any limit, so it is a table.
+func isBase64URL(s string) bool {
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '.':
-			if length == 0 {
-				return false
-			}
-
-			part++
-			length = 0
-		case c|0x20 >= 'a' && c|0x20 <= 'z', isDigit(c), c == '-', c == '_':
-			length++
-		default:
+		if !base64URLAlphabet[s[i]] {
 			return false
 		}
 	}
 
-	return part == 2
+	return true
 }
 
-// parseJWS takes a token apart and classifies it. Every failure is an
+var base64URLAlphabet = func() (table [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
+		table[c] = true
+	}
+
+	return table
+}()
+
+// maxHeaderBytes bounds the decoded header of a token. It is read strictly and
+// before the signature; what is in it fits into a tenth of this.
+const maxHeaderBytes = 4096
+
+// classify reads the header of a token and nothing else. Every failure is an
 // InvalidToken error; the dialect is then set if the header got that far.
-func parseJWS(token string) (*jws, error) {
+func classify(token string) (*jws, error) {
 	t := &jws{}
 
 	if !isCompactJWS(token) {
 		return t, invalid("the token is not a compact JWS (three base64url parts)")
 	}
 
-	dot := strings.LastIndexByte(token, '.')
-	t.signed = token[:dot]
-	headerPart, payloadPart, _ := strings.Cut(t.signed, ".")
+	part, _, _ := strings.Cut(token, ".")
+	if len(part) > base64.RawURLEncoding.EncodedLen(maxHeaderBytes) {
+		return t, invalid("the token's header is longer than %d bytes", maxHeaderBytes)
+	}
 
-	header, err := strictBase64.DecodeSegment(headerPart)
+	header, err := strictBase64.DecodeSegment(part)
 	if err != nil {
 		return t, invalid("the token's header is not base64url")
 	}
@@ -77,6 +88,21 @@ func parseJWS(token string) (*jws, error) {
 	if err := t.readHeader(header); err != nil {
 		return t, invalid("the token's header: %v", err)
 	}
+
+	return t, nil
+}
+
+// parseJWS takes a token apart and classifies it. It does not look into the
+// payload. Errors are those of classify.
+func parseJWS(token string) (*jws, error) {
+	t, err := classify(token)
+	if err != nil {
+		return t, err
+	}
+
+	dot := strings.LastIndexByte(token, '.')
+	t.signed = token[:dot]
+	_, payloadPart, _ := strings.Cut(t.signed, ".")
 
 	if t.payload, err = strictBase64.DecodeSegment(payloadPart); err != nil {
 		return t, invalid("the token's payload is not base64url")

@@ -40,9 +40,8 @@ var sampleSecrets = []string{
 // Spec: V-2.
 var (
 	hmacAlgs   = []string{"HS256", "HS384", "HS512"}
-	publicAlgs = []string{
-		"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-	}
+	rsaAlgs    = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+	publicAlgs = slices.Concat(rsaAlgs, []string{"ES256", "ES384", "ES512", "EdDSA"})
 )
 
 // Key verifies signatures of exactly one algorithm. Make one with ParseKeys;
@@ -56,7 +55,8 @@ type Key struct {
 
 // ParseKeys reads key material for one algorithm: a shared secret for HS256,
 // HS384 and HS512, taken byte for byte, or PEM public keys and certificates
-// for the others, several while keys rotate. Validity dates and chains of
+// for the others, several while keys rotate. What looks like the key of another
+// algorithm is refused as a secret, in PEM and in other common forms. Validity dates and chains of
 // certificates are not looked at: configuring a key is what makes it trusted.
 //
 // A private key is refused: the hub has no use for it, and what the hub does
@@ -74,6 +74,10 @@ func ParseKeys(material, alg string) ([]Key, error) {
 	if slices.Contains(hmacAlgs, alg) {
 		if looksLikePEM(material) {
 			return nil, pemAsSecretError(material, alg)
+		}
+
+		if d := unmask(material); d != nil {
+			return nil, d.publicError(alg)
 		}
 
 		return []Key{newKey(method, []byte(material))}, nil

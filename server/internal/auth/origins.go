@@ -198,7 +198,8 @@ func parseOrigin(value string) (string, bool) {
 }
 
 // canonicalOrigin checks the two parts of an origin and puts them together
-// the way browsers write it: lower case, no default port.
+// the way browsers write it: lower case, IPv6 addresses in their short form,
+// no default port.
 func canonicalOrigin(scheme, authority string) (string, error) {
 	if !isScheme(scheme) {
 		return "", errors.New("the part before :// is not a scheme")
@@ -230,11 +231,11 @@ func canonicalOrigin(scheme, authority string) (string, error) {
 		return "", err
 	}
 
-	if !isHost(host) {
+	host, ok := canonicalHost(host)
+	if !ok {
 		return "", errors.New("the host is not valid; write international names in their xn-- form, and * only as a whole first label")
 	}
 
-	host = strings.ToLower(host)
 	if port != "" && port != defaultPort(scheme) {
 		host += ":" + port
 	}
@@ -284,14 +285,22 @@ func isScheme(s string) bool {
 	return s != ""
 }
 
-func isHost(s string) bool {
+func canonicalHost(s string) (string, bool) {
 	if inner, found := strings.CutPrefix(s, "["); found {
 		inner, closed := strings.CutSuffix(inner, "]")
 		addr, err := netip.ParseAddr(inner)
 
-		return closed && err == nil && addr.Is6() && addr.Zone() == ""
+		if !closed || err != nil || !addr.Is6() || addr.Zone() != "" {
+			return "", false
+		}
+
+		return "[" + addr.String() + "]", true
 	}
 
+	return strings.ToLower(s), isDomain(s)
+}
+
+func isDomain(s string) bool {
 	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
 		if label == "" {
 			return false

@@ -44,6 +44,15 @@ func TestOriginsMatch(t *testing.T) {
 		{"http://a.example:80", []string{"http://a.example", "http://a.example:80"}, nil},
 		{"http://[::1]:3000 http://127.0.0.1", []string{"http://[::1]:3000", "http://127.0.0.1"}, []string{"http://[::1]"}},
 		{
+			"http://[0:0:0:0:0:0:0:1]:3000 https://[2001:DB8:0:0:1:0:0:0] http://[::ffff:192.0.2.1] http://[::192.0.2.1]",
+			[]string{
+				"http://[::1]:3000", "http://[0::1]:3000", "https://[2001:db8:0:0:1::]", "https://[2001:db8::1:0:0:0]:443",
+				"http://[::ffff:c000:201]", "http://[::c000:201]",
+			},
+			[]string{"http://[::1]", "http://[::2]:3000", "http://192.0.2.1"},
+		},
+		{"http://[::1]:3000", []string{"http://[0:0:0:0:0:0:0:1]:3000"}, nil},
+		{
 			"https://*.example.com",
 			[]string{"https://a.example.com", "https://a.b.example.com", "https://A.EXAMPLE.com:443"},
 			[]string{"https://example.com", "https://.example.com", "https://aexample.com", "http://a.example.com", "https://a.example.com:8443", "https://a.example.com.evil", "https://evil/.example.com"},
@@ -132,6 +141,61 @@ func TestParseOriginsErrors(t *testing.T) {
 
 			if !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), "bareword") {
 				t.Errorf("got %q, want %q and the other bad entry", err, reason)
+			}
+		})
+	}
+}
+
+func TestOriginsWithLocalhost(t *testing.T) {
+	t.Parallel()
+
+	var none *auth.Origins
+
+	local := []string{
+		"http://localhost", "https://localhost", "http://localhost:3000", "https://LOCALHOST:8443", "http://127.0.0.1",
+		"http://127.0.0.1:65535", "https://127.0.0.1:1", "http://[::1]", "https://[::1]:3000", "http://[0:0:0:0:0:0:0:1]:3000",
+	}
+	foreign := []string{
+		"", "null", "localhost", "http://", "http://localhost.evil.example", "http://localhost.evil.example:3000",
+		"http://evil.example:3000", "http://evil.localhost", "http://localhost.", "http://localhost@evil.example",
+		"http://localhost:x", "http://localhost/", "http://127.0.0.1.evil.example", "http://127.0.0.2", "http://[::2]:3000",
+		"http://[::1].evil.example", "ws://localhost", "capacitor://localhost", "ionic://127.0.0.1", "://localhost",
+	}
+
+	for name, tc := range map[string]struct {
+		before *auth.Origins
+		listed []string
+	}{
+		"nil":   {none, nil},
+		"empty": {origins(t, ""), nil},
+		"list": {
+			origins(t, "https://a.example https://*.b.example app://"),
+			[]string{"https://a.example", "https://x.b.example", "app://"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+
+			after := tc.before.WithLocalhost()
+			if after.Any() || after.Empty() {
+				t.Errorf("Any: got %v, Empty: got %v", after.Any(), after.Empty())
+			}
+
+			for _, origin := range append(tc.listed, local...) {
+				if !after.Match(origin) {
+					t.Errorf("%q does not match", origin)
+				}
+			}
+
+			for _, origin := range foreign {
+				if after.Match(origin) {
+					t.Errorf("%q matches", origin)
+				}
+			}
+
+			// The list itself is what it was.
+			if tc.before.Match("http://localhost:3000") {
+				t.Error("the old list has changed")
 			}
 		})
 	}

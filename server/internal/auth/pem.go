@@ -162,7 +162,7 @@ func fits(public any, alg string) error {
 func describePublic(public any) (name string, algs []string) {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
-		return "an RSA key", []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+		return "an RSA key", rsaAlgs
 	case *ecdsa.PublicKey:
 		switch curve := key.Curve.Params().Name; curve {
 		case "P-256":

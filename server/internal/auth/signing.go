@@ -40,6 +40,10 @@ func ParseSigningKey(material, alg string) (SigningKey, error) {
 			return SigningKey{}, fmt.Errorf("the key is PEM but %s takes a shared secret: set the algorithm to %s", alg, orList(publicAlgs))
 		}
 
+		if d := unmask(material); d != nil {
+			return SigningKey{}, d.privateError(alg)
+		}
+
 		secret := []byte(material)
 
 		return SigningKey{method: method, material: secret, public: secret}, nil
