@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -91,13 +92,16 @@ func (c *Config) parse() (settings, error) {
 		}
 	}
 	if c.DatabaseURL == "" {
-		problem("DATABASE_URL", errors.New("is not set; give the address of a PostgreSQL database, such as postgres://user:password@localhost/app, or \"private\", or use --dev"))
+		problem("DATABASE_URL", errors.New("is not set; give the address of a PostgreSQL database, such as postgres://app@localhost/app, or \"private\", or use --dev"))
 	}
 	if c.DatabaseURL != "" && c.DatabaseURL != PrivateDatabase {
 		problem("DATABASE_URL", eventlog.CheckURL(string(c.DatabaseURL)))
 	}
 	if c.ListenURL != "" {
 		problem("MERCURE_DATABASE_LISTEN_URL", eventlog.CheckURL(string(c.ListenURL)))
+	}
+	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+		problem("MERCURE_ADDR", fmt.Errorf("%q is not of the form host:port; the host may be left out, as in :3000", c.Addr))
 	}
 	s.hub = httpapi.HubConfig{Path: defaultHubPath, Resource: c.ResourceIdentifier}
 	if c.PublicURL != "" {

@@ -77,7 +77,7 @@ func TestServeErrors(t *testing.T) {
 		{
 			"address that is none",
 			[]string{"DATABASE_URL=" + database, "MERCURE_ADDR=nonsense"},
-			`^cinnabar: listen on MERCURE_ADDR nonsense: listen tcp: address nonsense: missing port in address\n$`,
+			`^cinnabar: MERCURE_ADDR: "nonsense" is not of the form host:port; the host may be left out, as in :3000\n$`,
 		},
 		{
 			"no database there",

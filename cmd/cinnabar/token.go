@@ -61,7 +61,11 @@ func (c *tokenCmd) mint(a *app) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return server.MintToken(spec)
+	token, err := server.MintToken(spec)
+	if err != nil && spec.Dialect == server.Dialect1 && spec.Issuer == "" {
+		err = fmt.Errorf("%w; hubs without MERCURE_TRUSTED_ISSUERS take tokens of protocol 0.x: add --protocol 0.x", err)
+	}
+	return token, err
 }
 
 func (c *tokenCmd) spec(a *app) (spec server.TokenSpec, err error) {

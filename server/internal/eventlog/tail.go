@@ -46,7 +46,7 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 		case <-l.tailWake:
 			err = t.read(ctx)
 		case <-l.backwards:
-			err = t.restart(ctx)
+			err = t.look(ctx)
 		case <-timer.C:
 			err = t.look(ctx)
 			timer.Reset(t.untilNextLook())
@@ -89,6 +89,13 @@ func (t *tail) untilNextLook() time.Duration {
 // takeOwn delivers this node's own batch from memory when nothing lies between
 // it and the cursor.
 func (t *tail) takeOwn(ctx context.Context, batch ownBatch) error {
+	select {
+	case <-t.backwards: // first: positions may mean something else by now
+		if err := t.look(ctx); err != nil {
+			return err
+		}
+	default:
+	}
 	last := batch.entries[len(batch.entries)-1].Position
 	switch {
 	case last <= t.cursor:
@@ -130,8 +137,8 @@ func (t *tail) continues(horizon protocol.Position, cursorPresent bool) bool {
 	return horizon < t.cursor && (cursorPresent || t.cursorID == "")
 }
 
-// look is the fallback when no notification came. It also notices a log that
-// went backwards while nothing new was written.
+// look reads when no notification came, and makes sure that the log still
+// continues where this node had read to.
 func (t *tail) look(ctx context.Context) error {
 	callCtx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
