@@ -219,7 +219,7 @@ func TestSchemaThatDoesNotFit(t *testing.T) {
 	})
 }
 
-// What the role may do, and nothing else (DESIGN section 4).
+// What the role may do, and nothing else.
 func TestPublisherRole(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t).Pool(t)

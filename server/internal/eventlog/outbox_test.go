@@ -94,7 +94,7 @@ func TestBadValuesFailInTheOutbox(t *testing.T) {
 	}
 }
 
-// The verdict table of PROTOCOL section 7: SQL must refuse whatever HTTP does.
+// The disguises of the reserved namespace: SQL must refuse whatever HTTP does.
 func TestNamespaceIsReservedInSQLToo(t *testing.T) { // Spec: N-1, N-2
 	t.Parallel()
 	pool := dbtest.New(t).Pool(t)

@@ -22,7 +22,7 @@ type EventID string
 // the response field when no event precedes the first one sent (H-4, H-6).
 const Earliest EventID = "earliest"
 
-// Update is one published message (PROTOCOL section 1). It is immutable once
+// Update is one published message. It is immutable once
 // published: receivers share it.
 type Update struct {
 	// ID is never empty once the update is in the log.
