@@ -114,6 +114,43 @@ func TestReaderThatStopsIsClosed(t *testing.T) { // Spec: S-23
 	}
 }
 
+// A reader that is slow but never stops is not taken for stuck (S-23): left to
+// itself the kernel would tell of its progress a megabyte at a time only.
+func TestSlowReaderIsNotClosed(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	ended := make(logLines, 100)
+	hub := servertest.Start(t, database, func(c *server.Config) {
+		c.DispatchTimeout = 2 * time.Second
+		c.Logger = slog.New(slog.NewTextHandler(ended, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	slow := dial(t, hub, "https://example.com/a")
+	if _, err := database.Conn(t).Exec(t.Context(),
+		"INSERT INTO mercure.outbox (topics, data) SELECT '{https://example.com/a}', repeat('x', 100000) FROM generate_series(1, 200)"); err != nil {
+		t.Fatal(err)
+	}
+	pace := time.NewTicker(50 * time.Millisecond) // 200 kB a second
+	defer pace.Stop()
+	buffer := make([]byte, 10_000)
+	for range 120 {
+		<-pace.C
+		if _, err := io.ReadFull(slow, buffer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		select {
+		case line := <-ended:
+			if strings.Contains(line, "too_slow") {
+				t.Fatal("a reader that never stopped was closed")
+			}
+			continue
+		default:
+		}
+		break
+	}
+}
+
 // logLines is a log that tests wait for; what does not fit is dropped.
 type logLines chan string
 

@@ -98,7 +98,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer log.Close()
 
 	broadcaster := broadcast.New(broadcast.Config{
-		History: history{log}, TailBytes: int(s.config.TailBytes), Logger: s.logger,
+		History: history{log}, TailBytes: int(s.config.TailBytes),
 	})
 	draining := make(chan struct{})
 	httpServer := &http.Server{

@@ -64,11 +64,19 @@ func (l logLevel) String() string { return strings.ToLower(slog.Level(l).String(
 
 // logger is where the hub logs to.
 func (a *app) logger(format logFormat, level logLevel) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slog.Level(level)}
+	options := &slog.HandlerOptions{Level: slog.Level(level), ReplaceAttr: readableDuration}
 	if format == "json" || format == "" && !a.onTerminal(a.stderr) {
 		return slog.New(slog.NewJSONHandler(a.stderr, options))
 	}
 	return slog.New(slog.NewTextHandler(a.stderr, options))
+}
+
+// readableDuration writes 1.5s where JSON would have bare nanoseconds.
+func readableDuration(_ []string, attr slog.Attr) slog.Attr {
+	if attr.Value.Kind() == slog.KindDuration {
+		attr.Value = slog.StringValue(attr.Value.Duration().String())
+	}
+	return attr
 }
 
 // setting is one setting of the selected command, and where its value is from.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +32,6 @@ type Hub struct {
 	// URL is the hub URL.
 	URL string
 
-	stop func()
 	done chan struct{}
 	err  error
 }
@@ -41,7 +39,7 @@ type Hub struct {
 // Option changes the configuration of a hub under test.
 type Option func(*server.Config)
 
-// Start runs a hub on a database until the test ends or Stop is called.
+// Start runs a hub on a database until the test ends.
 func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	t.Helper()
 	config := server.DefaultConfig()
@@ -61,16 +59,13 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Hub{done: make(chan struct{})}
-	go func() { // ends when Run does, which Stop waits for
+	go func() { // ends when Run does, which the clean-up waits for
 		defer close(h.done)
 		h.err = s.Run(ctx)
 	}()
-	h.stop = sync.OnceFunc(func() {
+	t.Cleanup(func() {
 		cancel()
 		<-h.done
-	})
-	t.Cleanup(func() {
-		h.stop()
 		if h.err != nil {
 			t.Errorf("servertest: hub ended with %v", h.err)
 		}
@@ -85,9 +80,6 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	h.URL = "http://" + s.Addr().String() + "/.well-known/mercure"
 	return h
 }
-
-// Stop stops the hub as SIGTERM would and waits until it has.
-func (h *Hub) Stop() { h.stop() }
 
 // testWriter logs to the test.
 type testWriter struct{ t testing.TB }

@@ -24,7 +24,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
@@ -55,7 +54,6 @@ type Config struct {
 	// PendingBytes bounds what waits for one stream before it counts as
 	// behind; zero means 64 KiB.
 	PendingBytes int
-	Logger       *slog.Logger
 }
 
 var (
@@ -68,7 +66,8 @@ var (
 	ErrInterrupted = errors.New("the log was interrupted")
 )
 
-// entry is an update in memory, encoded once for everybody. Immutable.
+// entry is an update in memory. Those that are delivered live are encoded once,
+// for everybody, and immutable.
 type entry struct {
 	position protocol.Position
 	id       protocol.EventID
@@ -77,20 +76,33 @@ type entry struct {
 	reused   bool
 	block    []byte
 	size     int // what it costs in the tail
+	// update, until it is encoded: of a page of history, which one stream reads,
+	// most may not be for it.
+	update *protocol.Update
 }
 
 // entryOverhead is what an entry costs in the tail besides its text: itself,
 // its place in the tail and in the map of ids.
 const entryOverhead = 256
 
-func newEntry(e protocol.Entry) *entry {
-	u := e.Update
-	made := &entry{
-		position: e.Position, id: u.ID, topics: protocol.NewTopics(u.Topics),
-		private: u.Private, reused: e.IDReused, block: protocol.AppendBlock(nil, u),
+func unencodedEntry(e protocol.Entry) *entry {
+	return &entry{
+		position: e.Position, id: e.Update.ID, topics: protocol.NewTopics(e.Update.Topics),
+		private: e.Update.Private, reused: e.IDReused, update: e.Update,
 	}
-	made.size = entryOverhead + len(made.block)
-	for _, topic := range u.Topics {
+}
+
+func (e *entry) encoded() []byte {
+	if e.update != nil {
+		e.block, e.update = protocol.AppendBlock(nil, e.update), nil
+	}
+	return e.block
+}
+
+func newEntry(e protocol.Entry) *entry {
+	made := unencodedEntry(e)
+	made.size = entryOverhead + len(made.encoded())
+	for _, topic := range e.Update.Topics {
 		made.size += len(topic)
 	}
 	return made
@@ -248,9 +260,9 @@ func (b *Broadcaster) Subscribe(ctx context.Context, sub Subscription) (*Stream,
 				return nil, err
 			}
 			if found {
-				s.cursor, s.first, s.Resumed = position, sub.Cursor, true
+				s.cursor, s.first = position, sub.Cursor
 			} else {
-				s.cursor, s.first, s.Resumed = 0, protocol.Earliest, false
+				s.cursor, s.first = 0, protocol.Earliest
 				live = sub.LiveIfUnknown && sub.Cursor != protocol.Earliest
 			}
 		}

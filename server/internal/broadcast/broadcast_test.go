@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -96,7 +95,7 @@ type fixture struct {
 
 func start(tailBytes, pendingBytes int) fixture {
 	log := &modelLog{}
-	b := broadcast.New(broadcast.Config{History: log, TailBytes: tailBytes, PendingBytes: pendingBytes, Logger: slog.New(slog.DiscardHandler)})
+	b := broadcast.New(broadcast.Config{History: log, TailBytes: tailBytes, PendingBytes: pendingBytes})
 	b.Start(nil, 0)
 	return fixture{b, log}
 }

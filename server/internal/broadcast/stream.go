@@ -14,9 +14,6 @@ const tailChunk = 256
 // Stream is one subscriber's way through the log. One goroutine at a time may
 // call Poll.
 type Stream struct {
-	// Resumed says that the requested cursor was found in the log.
-	Resumed bool
-
 	// Constant after Subscribe.
 	broadcaster *Broadcaster
 	matchers    *protocol.MatcherSet
@@ -132,7 +129,7 @@ func (s *Stream) catchUp(ctx context.Context, cursor protocol.Position) (blocks 
 	var sent protocol.Position
 	for _, e := range entries {
 		if s.wants(e) {
-			blocks = append(blocks, e.block)
+			blocks = append(blocks, e.encoded())
 			sent = e.position
 		}
 	}
@@ -185,7 +182,11 @@ func (s *Stream) read(ctx context.Context, cursor protocol.Position) ([]*entry, 
 	if err != nil {
 		return nil, cursor, err
 	}
-	return encode(page), covered, nil
+	entries = make([]*entry, len(page))
+	for i, e := range page {
+		entries[i] = unencodedEntry(e)
+	}
+	return entries, covered, nil
 }
 
 // Checkpoint returns the id of the newest update the stream has passed, sent or

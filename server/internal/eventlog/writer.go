@@ -14,8 +14,8 @@ import (
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
-// How often the outbox is looked at. Measured: a poll costs 0.1 ms of the
-// server's time; a rung bell costs the inserting transaction a NOTIFY.
+// How often the outbox is looked at. A poll of an empty one takes no lock; a
+// rung bell costs the inserting transaction a NOTIFY.
 const (
 	// While rows keep coming, the leader polls.
 	pollInterval = 5 * time.Millisecond

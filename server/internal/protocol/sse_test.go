@@ -122,7 +122,7 @@ func FuzzAppendBlock(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, typ, data string, retry int64) {
 		u := &Update{ID: EventID(id), Type: typ, Data: data}
 		if ValidateID(id) != nil || typ != "" && ValidateType(typ) != nil {
-			t.Skip("no publisher can send this")
+			return // no publisher can send this
 		}
 		if retry >= 0 {
 			u.Retry = &retry

@@ -3,7 +3,6 @@ package sse_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -53,7 +52,7 @@ func (slowHistory) Find(context.Context, protocol.EventID) (protocol.Position, b
 // serve runs a stream on the topic "a" until it ends, publishing on the way.
 func serve(t *testing.T, c *conn, o sse.Options, sub broadcast.Subscription, meanwhile func(publish func(ids ...int))) sse.Reason {
 	t.Helper()
-	b := broadcast.New(broadcast.Config{History: slowHistory{}, TailBytes: 1 << 10, Logger: slog.New(slog.DiscardHandler)})
+	b := broadcast.New(broadcast.Config{History: slowHistory{}, TailBytes: 1 << 10})
 	b.Start(nil, 1<<40)
 	position := protocol.Position(1 << 40)
 	publish := func(ids ...int) {
