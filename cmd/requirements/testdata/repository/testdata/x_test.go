@@ -1,0 +1,1 @@
+package repository // E-98

@@ -1,0 +1,1 @@
+SELECT 'W-88'; -- Spec: W-99
