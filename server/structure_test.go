@@ -55,6 +55,7 @@ func TestImportDirection(t *testing.T) {
 		internal + "protocol":  nil,
 		internal + "auth":      {internal + "protocol"},
 		internal + "broadcast": {internal + "protocol"},
+		internal + "keyset":    {internal + "auth"},
 		internal + "eventlog":  {internal + "protocol", module + "db", module + "migrations"},
 		internal + "sse":       {internal + "protocol", internal + "broadcast"},
 		internal + "httpapi":   {internal + "protocol", internal + "auth", internal + "broadcast", internal + "eventlog", internal + "sse"},

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,7 +16,8 @@ import (
 //
 // hub is the base of the token's patterns and the hub's own origin; it must
 // not be nil. resource is the identifier that 1.0 tokens must name in aud.
-// Authenticate does not read the body and does no I/O.
+// Authenticate does not read the body. It does no I/O but may wait, until the
+// request's context ends and at most refreshTimeout, for a key set to be read.
 func (a *Authenticator) Authenticate(r *http.Request, role Role, hub *protocol.HubURL, resource string) (*Grants, error) {
 	cred, present, err := a.credential(r)
 	if err != nil || !present {
@@ -34,7 +36,7 @@ func (a *Authenticator) Authenticate(r *http.Request, role Role, hub *protocol.H
 			len(cred.token), a.maxTokenBytes)
 	}
 
-	grants, err := a.verifyCached(cred.token, role, hub, resource)
+	grants, err := a.verifyCached(r.Context(), cred.token, role, hub, resource)
 	if err != nil {
 		return nil, err
 	}
@@ -63,15 +65,18 @@ func checkQueryToken(token string) error {
 }
 
 // verifyCached is verify with a memory for tokens that were valid a moment
-// ago. Times are checked on every hit; keys and limits cannot have changed,
-// as the cache is this Authenticator's own.
-func (a *Authenticator) verifyCached(token string, role Role, hub *protocol.HubURL, resource string) (*Grants, error) {
+// ago. Times are checked on every hit, and that the key is still enrolled, as
+// key sets change (Z-22); limits cannot have changed, as the cache is this
+// Authenticator's own.
+func (a *Authenticator) verifyCached(
+	ctx context.Context, token string, role Role, hub *protocol.HubURL, resource string,
+) (*Grants, error) {
 	now := a.now()
 	key := newCacheKey(token, role, hub.String(), resource)
 
 	if hit, ok := a.cache.get(key); ok {
 		switch {
-		case expired(hit.grants.Expires, now):
+		case expired(hit.grants.Expires, now), !a.Trusts(role, hit.grants):
 			a.cache.remove(key)
 		case a.early(hit.notBefore, now): // the clock was set back
 		default:
@@ -79,7 +84,7 @@ func (a *Authenticator) verifyCached(token string, role Role, hub *protocol.HubU
 		}
 	}
 
-	fresh, err := a.verify(token, role, hub, resource, now)
+	fresh, err := a.verify(ctx, token, role, hub, resource, now)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +96,7 @@ func (a *Authenticator) verifyCached(token string, role Role, hub *protocol.HubU
 
 // verify applies the rules of the token's own dialect and of no other.
 func (a *Authenticator) verify(
-	token string, role Role, hub *protocol.HubURL, resource string, now time.Time,
+	ctx context.Context, token string, role Role, hub *protocol.HubURL, resource string, now time.Time,
 ) (cached, error) {
 	t, err := parseJWS(token)
 	if err != nil {
@@ -105,9 +110,9 @@ func (a *Authenticator) verify(
 	)
 
 	if t.dialect == Dialect1 {
-		c, issuer, keyID, err = a.verify1(t, role, hub, resource, now)
+		c, issuer, keyID, err = a.verify1(ctx, t, role, hub, resource, now)
 	} else {
-		c, keyID, err = a.verify0(t, role, now)
+		c, keyID, err = a.verify0(ctx, t, role, now)
 	}
 
 	if err != nil {
@@ -137,34 +142,24 @@ func (a *Authenticator) verify(
 // keys, because anybody can make us do that. That typ is at+jwt (V-1) is why we
 // are here.
 func (a *Authenticator) verify1(
-	t *jws, role Role, hub *protocol.HubURL, resource string, now time.Time,
+	ctx context.Context, t *jws, role Role, hub *protocol.HubURL, resource string, now time.Time,
 ) (c claims, issuer, keyID string, err error) {
 	if err := a.checkAlg1(t.alg); err != nil { // V-2
 		return c, "", "", err
 	}
 
-	if issuer, err = peekIssuer(t.payload); err != nil {
+	if issuer, err = a.trustedIssuer(t.payload); err != nil { // V-5
 		return c, "", "", err
 	}
 
-	if _, trusted := a.issuers[issuer]; !trusted { // V-5
-		return c, "", "", a.unknownIssuer(issuer)
-	}
-
-	owner := "issuer " + quote(issuer)
-
-	keyID, err = checkSignature(t, a.keys(Dialect1, issuer, role), role, owner) // V-6, V-7
+	keyID, err = a.verifySignature(ctx, t, issuer, role) // V-6, V-7
 	if err != nil {
 		return c, "", "", err
 	}
 
-	if err := checkStrict(t.payload); err != nil { // V-4
-		return c, "", "", invalid("the token's payload: %v", err)
-	}
-
-	members, ok := object(t.payload)
-	if !ok {
-		return c, "", "", invalid("the token's payload is not a JSON object")
+	members, err := payloadMembers(t.payload, checkStrict) // V-4
+	if err != nil {
+		return c, "", "", err
 	}
 
 	// It is the only iss, now that V-4 holds. Should the quick look ever differ
@@ -173,8 +168,8 @@ func (a *Authenticator) verify1(
 		return c, "", "", invalid("iss can be read in two ways")
 	}
 
-	if members["exp"] == nil { // V-8
-		return c, "", "", invalid("exp is missing: every 1.0 token needs one")
+	if err := requireExpiry(members); err != nil { // V-8
+		return c, "", "", err
 	}
 
 	if c, err = a.readTimes(members, now); err != nil { // V-8, V-9
@@ -197,22 +192,18 @@ func (a *Authenticator) verify1(
 }
 
 // verify0 applies section 8.5.
-func (a *Authenticator) verify0(t *jws, role Role, now time.Time) (c claims, keyID string, err error) {
-	if !a.compat {
-		return c, "", invalid("the token's typ is not at+jwt, so it is a 0.x token, and MERCURE_COMPAT is off")
-	}
-
-	if keyID, err = checkSignature(t, a.keys(Dialect0, "", role), role, "0.x tokens"); err != nil { // L-1
+func (a *Authenticator) verify0(ctx context.Context, t *jws, role Role, now time.Time) (c claims, keyID string, err error) {
+	if err := a.checkCompat(); err != nil {
 		return c, "", err
 	}
 
-	if err := checkJSON(t.payload); err != nil {
-		return c, "", invalid("the token's payload: %v", err)
+	if keyID, err = a.verifySignature(ctx, t, "", role); err != nil { // L-1
+		return c, "", err
 	}
 
-	members, ok := object(t.payload)
-	if !ok {
-		return c, "", invalid("the token's payload is not a JSON object")
+	members, err := payloadMembers(t.payload, checkJSON)
+	if err != nil {
+		return c, "", err
 	}
 
 	if c, err = a.readTimes(members, now); err != nil { // L-6
@@ -229,7 +220,8 @@ func (a *Authenticator) verify0(t *jws, role Role, now time.Time) (c claims, key
 }
 
 // checkAlg1 is the allowlist of 1.0 tokens: what some issuer's key is
-// configured with. checkSignature narrows it to the candidates.
+// configured with, and what key sets may hold if there is one. checkSignature
+// narrows it to the candidates.
 //
 // Spec: V-2.
 func (a *Authenticator) checkAlg1(alg string) error {
@@ -238,10 +230,38 @@ func (a *Authenticator) checkAlg1(alg string) error {
 			if slices.ContainsFunc(issuer.keys(role), func(k Key) bool { return k.Alg() == alg }) {
 				return nil
 			}
+
+			if issuer.set(role) != nil && slices.Contains(publicAlgs, alg) {
+				return nil
+			}
 		}
 	}
 
 	return invalid("alg is %s, which no key of a trusted issuer is configured with", quote(alg))
+}
+
+// trustedIssuer returns the issuer that chooses the keys.
+//
+// Spec: V-5.
+func (a *Authenticator) trustedIssuer(payload []byte) (string, error) {
+	issuer, err := peekIssuer(payload)
+	if err != nil {
+		return "", err
+	}
+
+	if _, trusted := a.issuers[issuer]; !trusted {
+		return "", a.unknownIssuer(issuer)
+	}
+
+	return issuer, nil
+}
+
+func (a *Authenticator) checkCompat() error {
+	if !a.compat {
+		return invalid("the token's typ is not at+jwt, so it is a 0.x token, and MERCURE_COMPAT is off")
+	}
+
+	return nil
 }
 
 func (a *Authenticator) unknownIssuer(issuer string) error {
@@ -262,10 +282,10 @@ func (a *Authenticator) unknownIssuer(issuer string) error {
 // Spec: V-6, V-7, L-1.
 func checkSignature(t *jws, keys []Key, role Role, owner string) (string, error) {
 	setting := role.setting()
-	keySetting := setting + "_KEY"
+	keySetting := setting + "_JWT_KEY (or " + setting + "_JWKS_URL, if MERCURE_JWKS_COMPAT is on)"
 
 	if t.dialect == Dialect1 {
-		keySetting += " or MERCURE_ISSUERS"
+		keySetting = setting + "_JWT_KEY, " + setting + "_JWKS_URL or MERCURE_ISSUERS"
 	}
 
 	if len(keys) == 0 {
@@ -294,12 +314,25 @@ func checkSignature(t *jws, keys []Key, role Role, owner string) (string, error)
 
 	switch {
 	case !algFits:
-		return "", invalid("alg is %s, the %s key for %s is configured with %s: set %s_ALG",
-			quote(t.alg), role, owner, keys[0].Alg(), setting)
+		return "", invalid("alg is %s, the %s key for %s is for %s: set %s_JWT_ALG, or let the key set have a key for it",
+			quote(t.alg), role, owner, orList(algsOf(keys)), setting)
 	case tried == 0:
-		return "", invalid("kid is %s, which no %s key for %s has", quote(t.kid), role, owner)
+		return "", invalid("kid is %s, which no %s key for %s has: the signer's key is not the one in %s",
+			quote(t.kid), role, owner, keySetting)
 	default:
 		return "", invalid("the signature does not fit the %s key for %s (%d tried): the signer's key is not the one in %s",
 			role, owner, tried, keySetting)
 	}
+}
+
+func algsOf(keys []Key) []string {
+	var algs []string
+
+	for _, key := range keys {
+		if !slices.Contains(algs, key.Alg()) {
+			algs = append(algs, key.Alg())
+		}
+	}
+
+	return algs
 }

@@ -47,6 +47,31 @@ func peekIssuer(payload []byte) (string, error) {
 	return issuer, nil
 }
 
+// payloadMembers reads the payload once its signature has been checked.
+func payloadMembers(payload []byte, check func([]byte) error) (map[string]json.RawMessage, error) {
+	if err := check(payload); err != nil {
+		return nil, invalid("the token's payload: %v", err)
+	}
+
+	members, ok := object(payload)
+	if !ok {
+		return nil, invalid("the token's payload is not a JSON object")
+	}
+
+	return members, nil
+}
+
+// requireExpiry is for 1.0 tokens; readTimes does the rest.
+//
+// Spec: V-8.
+func requireExpiry(members map[string]json.RawMessage) error {
+	if members["exp"] == nil {
+		return invalid("exp is missing: every 1.0 token needs one")
+	}
+
+	return nil
+}
+
 // readTimes applies exp and nbf. There is no leeway on exp: a token that
 // expires now is expired.
 //
@@ -101,7 +126,7 @@ func checkAudience(raw json.RawMessage, resource string) error {
 
 	if one, ok := text(raw); ok {
 		if one != resource {
-			return invalid("aud is %s, not %s: %s", quote(one), quote(resource), advice)
+			return naming(invalid("aud is %s, not %s: %s", quote(one), quote(resource), advice), one)
 		}
 
 		return nil
@@ -124,7 +149,7 @@ func checkAudience(raw json.RawMessage, resource string) error {
 	}
 
 	if !slices.Contains(audiences, resource) {
-		return invalid("aud does not contain %s: %s", quote(resource), advice)
+		return naming(invalid("aud does not contain %s: %s", quote(resource), advice), audiences...)
 	}
 
 	return nil

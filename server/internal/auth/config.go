@@ -54,11 +54,16 @@ type Config struct {
 type Issuer struct {
 	ID                    string
 	Publisher, Subscriber []Key
+	// PublisherSet and SubscriberSet are further keys, that may change. Nil:
+	// none.
+	PublisherSet, SubscriberSet KeySource
 }
 
 // LegacyKeys verify 0.x tokens.
 type LegacyKeys struct {
 	Publisher, Subscriber []Key
+	// Nil unless key sets shall verify 0.x tokens.
+	PublisherSet, SubscriberSet KeySource
 }
 
 // Limits bound what one token may carry; a token beyond one is invalid. Zero
@@ -191,7 +196,7 @@ func checkIssuer(issuer Issuer) []error {
 		problems = append(problems, fmt.Errorf("issuer %s is not a usable identifier: use its URL", quote(issuer.ID)))
 	}
 
-	if len(issuer.Publisher)+len(issuer.Subscriber) == 0 {
+	if len(issuer.Publisher)+len(issuer.Subscriber) == 0 && issuer.PublisherSet == nil && issuer.SubscriberSet == nil {
 		problems = append(problems, fmt.Errorf("issuer %s has no keys: every trusted issuer needs its own (V-14)", quote(issuer.ID)))
 	}
 
@@ -225,12 +230,11 @@ func isCookieName(name string) bool {
 	return name != ""
 }
 
-// keys returns the keys enrolled for a dialect, issuer and role, and nothing
-// else is ever tried. The set is fixed today; one that is fetched and rotates
-// would be asked here.
+// staticKeys are the keys that are enrolled as long as this Authenticator
+// lives; see keys.
 //
 // Spec: V-6, V-14, X-4.
-func (a *Authenticator) keys(dialect Dialect, issuer string, role Role) []Key {
+func (a *Authenticator) staticKeys(dialect Dialect, issuer string, role Role) []Key {
 	switch {
 	case dialect == Dialect1:
 		return a.issuers[issuer].keys(role) // none for unknown issuers
@@ -243,25 +247,45 @@ func (a *Authenticator) keys(dialect Dialect, issuer string, role Role) []Key {
 	}
 }
 
-// HasKeys reports whether any token at all could be valid for the role. Without
+// Compat reports whether the 0.x dialect is accepted.
+func (a *Authenticator) Compat() bool { return a.compat }
+
+// HasKeys reports whether any token at all could be valid for the role, now or
+// once a key set has been read. Without
 // a publisher key there is no publish endpoint (G-4).
 func (a *Authenticator) HasKeys(role Role) bool {
 	for id := range a.issuers {
-		if len(a.keys(Dialect1, id, role)) > 0 {
+		if a.enrolls(Dialect1, id, role) {
 			return true
 		}
 	}
 
-	return len(a.keys(Dialect0, "", role)) > 0
+	return a.enrolls(Dialect0, "", role)
 }
 
 // Trusts reports whether the key that verified the grants is still enrolled
 // for their dialect, issuer and role. After a change of configuration the new
-// Authenticator is asked about the streams that were opened under the old one.
+// Authenticator is asked about the streams that were opened under the old one;
+// after a change of a key set, the same one. The keys of a set that was never
+// read are not enrolled: read it before asking.
 //
 // Spec: Z-22.
 func (a *Authenticator) Trusts(role Role, g *Grants) bool {
-	return g != nil && slices.ContainsFunc(a.keys(g.Dialect, g.Issuer, role), func(k Key) bool {
-		return k.id == g.KeyID
-	})
+	if g == nil {
+		return false
+	}
+
+	same := func(k Key) bool { return k.id == g.KeyID }
+	if slices.ContainsFunc(a.staticKeys(g.Dialect, g.Issuer, role), same) {
+		return true
+	}
+
+	set := a.keySet(g.Dialect, g.Issuer, role)
+	if set == nil {
+		return false
+	}
+
+	keys, _ := set.Keys()
+
+	return slices.ContainsFunc(keys, same)
 }

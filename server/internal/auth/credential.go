@@ -167,7 +167,7 @@ func (a *Authenticator) checkOrigin(r *http.Request, hub *protocol.HubURL) error
 		return nil
 	}
 
-	return refuse(CSRF, "the origin %s (from %s) may not publish: %s", quote(origin), field, advice)
+	return naming(refuse(CSRF, "the origin %s (from %s) may not publish: %s", quote(origin), field, advice), origin)
 }
 
 func (a *Authenticator) isOwnOrigin(origin string, hub *protocol.HubURL) bool {

@@ -115,7 +115,7 @@ func TestAuthorizationDetails(t *testing.T) {
 			}
 
 			token := compact(t, header1.json(), payload, "HS256", publisherSecret)
-			grants, err := newAuth(t).Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t), token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, token)
 
 			if err != nil {
@@ -152,6 +152,6 @@ func TestLimitsAreConfigurable(t *testing.T) {
 	}})
 
 	a := newAuth(t, func(cfg *auth.Config) { cfg.Limits.Matchers = 150 })
-	grants, err := a.Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+	grants, err := authenticate(t, a, token, auth.Publisher, resource)
 	accepted.check(t, grants, err, token)
 }

@@ -41,7 +41,8 @@ func unmask(material string) *disguise {
 		return d
 	}
 
-	for _, decoded := range [][]byte{[]byte(text), lenientBase64(text), lenientHex(text)} {
+	// White space at the ends of a binary form is part of it.
+	for _, decoded := range [][]byte{[]byte(material), []byte(text), lenientBase64(text), lenientHex(text)} {
 		d := unmaskText(string(decoded))
 		if d == nil {
 			d = unmaskBinary(decoded)

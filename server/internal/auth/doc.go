@@ -8,18 +8,21 @@
 //   - The signed typ header decides between the two dialects before anything
 //     is verified; a token of one dialect is never tried under the rules of
 //     the other.
-//   - Keys come from configuration, together with the one algorithm they are
-//     used with and the issuer and role they are good for. Nothing in a token
-//     can add, replace or widen a key (V-2, V-3, V-6).
+//   - Keys come from configuration and from the key sets it names
+//     ([KeySource]), each together with the one algorithm it is used with and
+//     the issuer and role it is good for. Nothing in a token can add, replace
+//     or widen a key; at most it makes a set be read before its time (V-2, V-3,
+//     V-6, V-15).
 //   - Until a signature has been checked the work is linear in the length of
 //     the token, with a handful of allocations, and the length is bounded
 //     ([Limits], Z-10).
 //   - Errors and formatted keys hold neither tokens nor key material and may be
 //     logged. What the client is told is only [Kind] (A-10, Z-3, Z-13).
 //
-// An [Authenticator] is fixed once made. A new configuration, say with a key
-// less, means a new Authenticator; [Authenticator.Trusts] then tells which
-// running streams have lost their key (Z-22).
+// An [Authenticator] is fixed once made, but for the keys in its key sets. A
+// new configuration, say with a key less, means a new Authenticator. Then, and
+// when a key set has changed, [Authenticator.Trusts] tells which running
+// streams have lost their key (Z-22).
 package auth
 
 // Role is the side of the hub a credential is presented to. Publishers and
@@ -48,10 +51,10 @@ func (r Role) String() string {
 // setting is the part of the key settings' names that stands for the role.
 func (r Role) setting() string {
 	if r == Publisher {
-		return "MERCURE_PUBLISHER_JWT"
+		return "MERCURE_PUBLISHER"
 	}
 
-	return "MERCURE_SUBSCRIBER_JWT"
+	return "MERCURE_SUBSCRIBER"
 }
 
 // Dialect is the protocol revision a token is written in.

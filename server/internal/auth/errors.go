@@ -11,7 +11,8 @@ import (
 type Kind uint8
 
 // The kinds. Authenticate only returns errors of the kinds Malformed,
-// InvalidToken and CSRF; the other two are for callers of Challenge.
+// InvalidToken, CSRF and Unavailable; the other two are for callers of
+// Challenge.
 const (
 	// NoCredential: a credential is needed and none was presented.
 	NoCredential Kind = iota + 1
@@ -23,6 +24,12 @@ const (
 	CSRF
 	// InsufficientScope: the token is valid and does not cover the operation.
 	InsufficientScope
+	// Unavailable: the token cannot be judged, because the key set it may have
+	// been signed for could not be read even once. It is no fault of the
+	// client, who keeps the token and comes back: there is no challenge.
+	//
+	// Spec: Q-17.
+	Unavailable
 )
 
 // String returns a fixed name, fit for a metrics label.
@@ -38,6 +45,8 @@ func (k Kind) String() string {
 		return "csrf"
 	case InsufficientScope:
 		return "insufficient_scope"
+	case Unavailable:
+		return "unavailable"
 	default:
 		return "unknown"
 	}
@@ -50,6 +59,8 @@ func (k Kind) Status() int {
 		return http.StatusBadRequest
 	case InsufficientScope:
 		return http.StatusForbidden
+	case Unavailable:
+		return http.StatusServiceUnavailable
 	default:
 		return http.StatusUnauthorized
 	}
@@ -62,6 +73,9 @@ type Error struct {
 	// Reason is precise and for the operator's log. It names the setting to
 	// change where one helps, and never holds a token or key material.
 	Reason string
+	// Named is set if the credential was refused because it is not for this
+	// hub's URL: the audiences of the token, or the origin of the page.
+	Named []string
 }
 
 // Error implements error.
@@ -107,7 +121,7 @@ func Challenge(kind Kind, resourceMetadataURL string) string {
 		params = append(params, `error="invalid_token"`)
 	case InsufficientScope:
 		params = append(params, `error="insufficient_scope"`)
-	case NoCredential:
+	case NoCredential, Unavailable:
 	}
 
 	if resourceMetadataURL != "" {

@@ -50,7 +50,7 @@ func TestKeysOfIssuersAndRoles(t *testing.T) {
 			}
 
 			token := compact(t, tc.header.json(), payload1.with(members{"iss": tc.issuer}).json(), tc.header["alg"].(string), tc.secret)
-			grants, err := newAuth(t, changes...).Authenticate(bearer(token), tc.role, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, changes...), token, tc.role, resource)
 			tc.want.check(t, grants, err, token)
 
 			if grants != nil && (grants.Issuer != tc.issuer || grants.Dialect != auth.Dialect1 || grants.Subject != "alice") {
@@ -83,7 +83,7 @@ func TestAlgorithms(t *testing.T) {
 				t.Log(name)
 
 				token := compact(t, header1.with(members{"alg": headerAlg}).json(), payload1.json(), signAlg, key)
-				grants, err := a.Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+				grants, err := authenticate(t, a, token, auth.Publisher, resource)
 				want.check(t, grants, err, token)
 			}
 

@@ -168,6 +168,10 @@ func checkStrict(b []byte) error {
 	return nil
 }
 
+// StrictJSON reports why b is not one JSON value that means the same to every
+// reader: its names occur once in each object, its strings are Unicode.
+func StrictJSON(b []byte) error { return checkStrict(b) }
+
 // peekMember returns the raw value of the first top-level member of that name
 // if it is a string, and otherwise the byte the value starts with; nil if there
 // is no such member. The name is of ASCII letters. It allocates nothing, stops at the member and checks next

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -44,8 +45,8 @@ var (
 	publicAlgs = slices.Concat(rsaAlgs, []string{"ES256", "ES384", "ES512", "EdDSA"})
 )
 
-// Key verifies signatures of exactly one algorithm. Make one with ParseKeys;
-// the zero Key verifies nothing. Formatting a Key prints its ID only.
+// Key verifies signatures of exactly one algorithm. Make one with ParseKeys or
+// NewPublicKey; the zero Key verifies nothing. Formatting a Key prints its ID only.
 type Key struct {
 	method   jwt.SigningMethod
 	material any // []byte, *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
@@ -102,6 +103,36 @@ func ParseKeys(material, alg string) ([]Key, error) {
 	}
 
 	return keys, nil
+}
+
+// NewPublicKey returns the key for one algorithm and, unless kid is empty, with
+// an identifier as WithKeyID gives it. public is what crypto/x509 would return;
+// an elliptic curve point must be on its curve. What ParseKeys refuses for the
+// algorithm is refused here too, shared secrets always.
+//
+// Spec: V-2, V-7.
+func NewPublicKey(public crypto.PublicKey, alg, kid string) (Key, error) {
+	method, err := signingMethod(alg)
+	if err != nil {
+		return Key{}, err
+	}
+
+	if err := fits(public, alg); err != nil {
+		return Key{}, err
+	}
+
+	return newKey(method, public).WithKeyID(kid), nil
+}
+
+// PublicAlgs returns all algorithms of public keys.
+func PublicAlgs() []string { return slices.Clone(publicAlgs) }
+
+// AlgsFor returns the algorithms that a public key may be used with, none for
+// kinds of keys that are not supported.
+func AlgsFor(public crypto.PublicKey) []string {
+	_, algs := describePublic(public)
+
+	return slices.Clone(algs)
 }
 
 // signingMethod returns the implementation of an algorithm we allow.

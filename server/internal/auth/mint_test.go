@@ -174,7 +174,7 @@ func TestMintAndAuthenticate(t *testing.T) {
 					t.Fatal(err)
 				}
 
-				grants, err := a.Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+				grants, err := authenticate(t, a, token, auth.Publisher, resource)
 				accepted.check(t, grants, err, token)
 
 				if grants.Dialect != spec.Dialect || grants.KeyID != key.VerificationKey().ID() ||

@@ -82,7 +82,7 @@ func TestLegacyTokens(t *testing.T) {
 			t.Parallel()
 
 			token := token0(t, tc.change)
-			grants, err := newAuth(t, compat).Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, compat), token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, token)
 
 			if err != nil {
@@ -143,7 +143,7 @@ func TestLegacyKeys(t *testing.T) {
 			t.Parallel()
 
 			token := compact(t, members{"alg": tc.alg, "typ": "JWT"}.json(), payload0.json(), tc.sign, tc.key)
-			grants, err := newAuth(t, tc.change).Authenticate(bearer(token), tc.role, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, tc.change), token, tc.role, resource)
 			tc.want.check(t, grants, err, token)
 		})
 	}
@@ -174,7 +174,7 @@ func TestEnvelopeOf0(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 
-			grants, err := newAuth(t, compat).Authenticate(bearer(tc.token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, compat), tc.token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, tc.token)
 		})
 	}
@@ -232,7 +232,7 @@ func TestDialects(t *testing.T) {
 			t.Parallel()
 
 			token := compact(t, header1.with(members{"typ": tc.typ}).json(), tc.payload.json(), "HS256", publisherSecret)
-			grants, err := newAuth(t, tc.change).Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, tc.change), token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, token)
 
 			if err != nil {
@@ -271,7 +271,7 @@ func TestTokensOfRealClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 
-			grants, err := newAuth(t, compat).Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t, compat), token, auth.Publisher, resource)
 			accepted.check(t, grants, err, token)
 
 			if !grants.MayPublish(protocol.NewTopics([]string{"anything"})) {

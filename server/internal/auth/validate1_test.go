@@ -78,7 +78,7 @@ func TestClaimsOf1(t *testing.T) {
 			t.Parallel()
 
 			token := token1(t, tc.change)
-			grants, err := newAuth(t).Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t), token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, token)
 		})
 	}
@@ -104,7 +104,7 @@ func TestNotBeforeLeeway(t *testing.T) {
 			t.Parallel()
 
 			token := token1(t, tc.change)
-			grants, err := a.Authenticate(bearer(token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, a, token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, token)
 		})
 	}
@@ -188,7 +188,7 @@ func TestEnvelopeOf1(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 
-			grants, err := newAuth(t).Authenticate(bearer(tc.token), auth.Publisher, hub(t), resource)
+			grants, err := authenticate(t, newAuth(t), tc.token, auth.Publisher, resource)
 			tc.want.check(t, grants, err, tc.token)
 		})
 	}
@@ -204,6 +204,6 @@ func TestWithoutResourceIdentifier(t *testing.T) {
 	t.Parallel()
 
 	token := token1(t, members{"aud": ""})
-	grants, err := newAuth(t).Authenticate(bearer(token), auth.Publisher, hub(t), "")
+	grants, err := authenticate(t, newAuth(t), token, auth.Publisher, "")
 	rejected("no resource identifier").check(t, grants, err, token)
 }
