@@ -9,6 +9,18 @@ import (
 	"context"
 )
 
+const hubPath = `-- name: HubPath :one
+SELECT mercure.hub_path()::text AS path
+`
+
+// The path whose namespace publishers are kept out of.
+func (q *Queries) HubPath(ctx context.Context) (string, error) {
+	row := q.db.QueryRow(ctx, hubPath)
+	var path string
+	err := row.Scan(&path)
+	return path, err
+}
+
 const schemaVersion = `-- name: SchemaVersion :one
 
 SELECT
@@ -29,4 +41,16 @@ func (q *Queries) SchemaVersion(ctx context.Context) (SchemaVersionRow, error) {
 	var i SchemaVersionRow
 	err := row.Scan(&i.Version, &i.OldestHub)
 	return i, err
+}
+
+const setHubPath = `-- name: SetHubPath :one
+SELECT mercure.set_hub_path($1::text)::boolean AS moved
+`
+
+// Whether the path could be changed: not while hubs are connected.
+func (q *Queries) SetHubPath(ctx context.Context, path string) (bool, error) {
+	row := q.db.QueryRow(ctx, setHubPath, path)
+	var moved bool
+	err := row.Scan(&moved)
+	return moved, err
 }

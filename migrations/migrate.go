@@ -31,6 +31,12 @@ const (
 	lockAttempts     = 3600
 )
 
+// How long SetHubPath waits for the sessions of hubs that have just ended.
+const (
+	hubPathAttempts = 10
+	hubPathPause    = 200 * time.Millisecond
+)
+
 // TooOldError says that migrations are missing.
 type TooOldError struct{ Found, Needed int64 }
 
@@ -54,6 +60,21 @@ type ForeignVersionTableError struct{ Found int64 }
 
 func (e *ForeignVersionTableError) Error() string {
 	return fmt.Sprintf("the mercure schema is at version %d, but the table %s does not know it: it was migrated by goose without `-table %s`; rename the version table that was used, or grant access to it", e.Found, VersionTable, VersionTable)
+}
+
+// HubPathError says that the database reserves another namespace than that of
+// the hub, so that publishers could speak in the hub's name.
+type HubPathError struct {
+	Found, Wanted string
+	// InUse: hubs are connected that are at the path that was found.
+	InUse bool
+}
+
+func (e *HubPathError) Error() string {
+	if e.InUse {
+		return fmt.Sprintf("MERCURE_PUBLIC_URL says that the path of the hub is %s, but hubs are connected to the database whose path is %s: set the same path for all of them, or stop the others first", e.Wanted, e.Found)
+	}
+	return fmt.Sprintf("MERCURE_PUBLIC_URL says that the path of the hub is %s, but the database keeps publishers out of %s instead: run `cinnabar migrate up` with the same DATABASE_URL and MERCURE_PUBLIC_URL, or start with --migrate=on", e.Wanted, e.Found)
 }
 
 // Latest is the schema version this binary was built for.
@@ -86,6 +107,22 @@ func Check(ctx context.Context, conn db.DBTX) error {
 		return &TooOldError{Found: found.Version, Needed: known}
 	case found.OldestHub > known:
 		return &TooNewError{Found: found.Version, OldestHub: found.OldestHub, Known: known}
+	}
+	return nil
+}
+
+// CheckHubPath returns a *HubPathError if the namespace that the database
+// reserves is not that of a hub whose path is given as protocol.HubURL.Namespace
+// returns it.
+//
+// Spec: N-2, E-19.
+func CheckHubPath(ctx context.Context, conn db.DBTX, path string) error {
+	found, err := db.New(conn).HubPath(ctx)
+	if err != nil {
+		return fmt.Errorf("read the path of the hub: %w", err)
+	}
+	if found != path {
+		return &HubPathError{Found: found, Wanted: path}
 	}
 	return nil
 }
@@ -149,6 +186,57 @@ func (r Runner) Up(ctx context.Context) (applied []Applied, err error) {
 		return err
 	})
 	return applied, err
+}
+
+// SetHubPath makes the database reserve the namespace of a hub with this path,
+// and says whether it did not already. While hubs with another path are
+// connected it returns a *HubPathError: two that take turns at moving it would
+// each leave the other without protection. It needs the schema that Up makes,
+// and its owner.
+func (r Runner) SetHubPath(ctx context.Context, path string) (changed bool, err error) {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	err = CheckHubPath(ctx, conn, path)
+	var other *HubPathError
+	if !errors.As(err, &other) {
+		return false, err
+	}
+	for patience := hubPathAttempts; ; patience-- {
+		changed, err = db.New(conn).SetHubPath(ctx, path)
+		switch {
+		case err != nil:
+			return false, fmt.Errorf("change the path of the hub from %s to %s: %w", other.Found, path, err)
+		case changed:
+			return true, nil
+		case patience == 0:
+			other.InUse = true
+			return false, other
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(hubPathPause):
+		}
+	}
+}
+
+// HubPath returns the path whose namespace the database reserves; empty in a
+// database without the schema.
+func (r Runner) HubPath(ctx context.Context) (path string, err error) {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	path, err = db.New(conn).HubPath(ctx)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code == "42883" || pgErr.Code == "3F000") { // undefined function, schema
+		return "", nil
+	}
+	return path, err
 }
 
 // mayMigrate refuses schemas that running migrations would damage.

@@ -61,6 +61,8 @@ var (
 	ErrNotStarted = errors.New("the log has not been read yet")
 	// ErrEnded: the Broadcaster was closed.
 	ErrEnded = errors.New("the hub is shutting down")
+	// ErrRevoked: what let the subscriber in no longer counts.
+	ErrRevoked = errors.New("the key that verified the token was removed")
 	// ErrInterrupted: the order between what a stream got and what comes next
 	// is not known. The client resumes by id.
 	ErrInterrupted = errors.New("the log was interrupted")
@@ -215,6 +217,47 @@ func (b *Broadcaster) End(reason error) {
 	for s := range b.streams {
 		s.end(reason)
 	}
+}
+
+// EndSome ends up to n streams, any, and returns how many are left that have
+// not been ended.
+func (b *Broadcaster) EndSome(n int, reason error) (left int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.streams { // iteration starts anywhere
+		switch {
+		case s.hasEnded():
+		case n > 0:
+			n--
+			s.end(reason)
+		default:
+			left++
+		}
+	}
+	return left
+}
+
+// EndStreams ends the streams of the receivers that revoked picks, and returns
+// how many these are. It is asked once for each receiver.
+func (b *Broadcaster) EndStreams(revoked func(Receiver) bool, reason error) (ended int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	gone := map[*rights]bool{}
+	for receiver, r := range b.rights {
+		if revoked(receiver) {
+			gone[r] = true
+		}
+	}
+	if len(gone) == 0 {
+		return 0
+	}
+	for s := range b.streams {
+		if gone[s.rights] {
+			s.end(reason)
+			ended++
+		}
+	}
+	return ended
 }
 
 // Streams is the number of streams.

@@ -169,6 +169,8 @@ func update(id int, topics ...string) protocol.Update {
 
 // Whatever the interleaving of publishing, reading, and resuming, a stream gets
 // exactly what the log holds for it behind its cursor, in order.
+//
+// Spec: H-2, H-8.
 func TestStreamsGetExactlyWhatTheyMiss(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -292,7 +294,7 @@ func (g *grants) MayReceive(topics []*protocol.Topic) bool {
 	return slices.ContainsFunc(topics, func(t *protocol.Topic) bool { return t.Raw() == g.topic })
 }
 
-// Spec: section 9, U-3, U-5; live and replayed.
+// Spec: section 9, U-1, U-2, U-3, U-5; live and replayed.
 func TestPrivateUpdatesNeedAGrant(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -388,7 +390,7 @@ func TestRestartWhileHistoryIsRead(t *testing.T) {
 	}
 }
 
-func TestCursors(t *testing.T) { // Spec: H-4
+func TestCursors(t *testing.T) { // Spec: H-4, H-5, H-10
 	t.Parallel()
 	for name, test := range map[string]struct {
 		cursor    protocol.EventID

@@ -7,9 +7,13 @@ import (
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
-// tailChunk is how many updates of the warm tail a stream that is behind looks
-// at in one go; the lock is held while their pointers are copied.
-const tailChunk = 256
+// A chunk is what a stream that is behind takes from the warm tail in one go. The
+// lock is held while its pointers are copied, and a stream that is slow keeps it
+// in memory when the tail has long moved on.
+const (
+	chunkUpdates = 256
+	chunkBytes   = 256 << 10
+)
 
 // Stream is one subscriber's way through the log. One goroutine at a time may
 // call Poll.
@@ -81,11 +85,17 @@ func (s *Stream) end(reason error) {
 	}
 }
 
+func (s *Stream) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended != nil
+}
+
 // Poll returns the blocks that are to be sent next, in order; more says that
 // others may wait already, without a wake-up. A stream that is behind reads
 // history here, bounded by ctx.
 //
-// ErrEnded and ErrInterrupted, and a History error that wraps ErrInterrupted,
+// ErrEnded, ErrRevoked and ErrInterrupted, and a History error that wraps ErrInterrupted,
 // are final. After any other error Poll may be called again: nothing is lost.
 func (s *Stream) Poll(ctx context.Context) (blocks [][]byte, more bool, err error) {
 	s.mu.Lock()
@@ -172,7 +182,7 @@ func (s *Stream) goLive(cursor protocol.Position) bool {
 func (s *Stream) read(ctx context.Context, cursor protocol.Position) ([]*entry, protocol.Position, error) {
 	b := s.broadcaster
 	b.mu.Lock()
-	entries, covered, ok := b.tail.after(cursor, tailChunk)
+	entries, covered, ok := b.tail.after(cursor, chunkUpdates, chunkBytes)
 	upTo := b.tail.head
 	b.mu.Unlock()
 	if ok {

@@ -64,9 +64,10 @@ func (t *tail) find(id protocol.EventID) (protocol.Position, bool) {
 	return position, ok
 }
 
-// after returns up to limit updates behind a position, and the position up to
-// which that is everything. False: the tail does not reach back that far.
-func (t *tail) after(position protocol.Position, limit int) ([]*entry, protocol.Position, bool) {
+// after returns the next updates behind a position, limited in number and, but
+// for the last one, in bytes, and the position up to which that is everything.
+// False: the tail does not reach back that far.
+func (t *tail) after(position protocol.Position, limit, maxBytes int) ([]*entry, protocol.Position, bool) {
 	if position < t.floor {
 		return nil, position, false
 	}
@@ -74,9 +75,12 @@ func (t *tail) after(position protocol.Position, limit int) ([]*entry, protocol.
 		return int(min(max(e.position-p, -1), 1))
 	})
 	rest := t.entries[from:]
-	if len(rest) <= limit {
+	n := 0
+	for bytes := 0; n < min(len(rest), limit) && bytes < maxBytes; n++ {
+		bytes += rest[n].size
+	}
+	if n == len(rest) {
 		return slices.Clone(rest), max(t.head, position), true
 	}
-	rest = rest[:limit]
-	return slices.Clone(rest), rest[limit-1].position, true
+	return slices.Clone(rest[:n]), rest[n-1].position, true
 }

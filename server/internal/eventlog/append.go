@@ -13,17 +13,17 @@ import (
 
 // Append writes an update to the log and returns its id once the update is
 // durable; an empty id is replaced by a generated one (P-12, P-16). It blocks
-// for the commit it shares with whatever else is being published, at most a
-// little over ten seconds.
+// for the commit it shares with whatever else is being published, at most ten
+// seconds.
 //
 // Cancelling ctx takes the update back if its batch has not begun; afterwards
 // Append waits for the outcome, because a batch is never cancelled for one of
-// its publishers.
+// its publishers. An outcome that does not come in time is ErrOutcomeUnknown.
 //
 // Errors: ErrUnavailable, ErrOutcomeUnknown, ErrOverloaded, ErrRejected,
 // ErrClosed, or the cause of ctx.
 func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.EventID, error) {
-	if l.health.awayFor() > appendTimeout {
+	if l.health.awayFor(appending) > appendTimeout {
 		return "", ErrUnavailable // nobody gains from waiting for a known answer
 	}
 	p := &pending{update: update, size: updateSize(update), done: make(chan error, 1)}
@@ -37,19 +37,36 @@ func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.Eve
 	}
 	patience := time.NewTimer(appendTimeout)
 	defer patience.Stop()
-	var reason error
 	select {
 	case err := <-p.done:
 		return p.update.ID, err
 	case <-ctx.Done():
-		reason = context.Cause(ctx)
+		if l.queue.withdraw(p) {
+			return "", context.Cause(ctx)
+		}
 	case <-patience.C:
-		reason = ErrUnavailable
+		if l.queue.withdraw(p) {
+			return "", ErrUnavailable
+		}
+		return p.update.ID, l.outcome(p)
 	}
-	if l.queue.withdraw(p) {
-		return "", reason
+	select {
+	case err := <-p.done:
+		return p.update.ID, err
+	case <-patience.C:
+		return p.update.ID, l.outcome(p)
 	}
-	return p.update.ID, <-p.done
+}
+
+// outcome is what is known of an update whose batch has begun. The batch has its
+// own ten seconds, and may have begun late in those of the publisher.
+func (l *Log) outcome(p *pending) error {
+	select {
+	case err := <-p.done:
+		return err
+	default:
+		return ErrOutcomeUnknown
+	}
 }
 
 // rowOverhead stands for what an update costs besides its text.

@@ -2,8 +2,6 @@ package eventlog
 
 import (
 	"errors"
-	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -47,55 +45,19 @@ func blamesRow(err error) bool {
 	return false
 }
 
+// readOnly says that the server, or this connection to it, takes no writes. A
+// setting of the database or the role is read when a connection begins, and
+// another server may have become the primary: only new connections will do.
+func readOnly(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "25006"
+}
+
 // rolledBack says that an error came from a server that is alive and has
 // rolled the transaction back.
 func rolledBack(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR"
-}
-
-// health remembers whether something works, and logs each change once.
-type health struct {
-	logger *slog.Logger
-	what   string // that is done: "appending"
-
-	mu    sync.Mutex
-	err   error
-	since time.Time // of the first failure in a row
-}
-
-// note records the outcome of a call.
-func (h *health) note(err error) {
-	h.mu.Lock()
-	before, since := h.err, h.since
-	h.err = err
-	if err != nil && before == nil {
-		h.since = time.Now()
-	}
-	h.mu.Unlock()
-	switch {
-	case err != nil && before == nil:
-		h.logger.Error("the database is not available; retrying", "for", h.what, "error", err)
-	case err == nil && before != nil:
-		h.logger.Info("the database is available again", "for", h.what, "away", time.Since(since).Round(time.Millisecond))
-	}
-}
-
-// Err is nil while it works.
-func (h *health) Err() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.err
-}
-
-// awayFor is how long it has not worked.
-func (h *health) awayFor() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err == nil {
-		return 0
-	}
-	return time.Since(h.since)
 }
 
 func interval(d time.Duration) pgtype.Interval {

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,9 @@ type Config struct {
 	DatabaseURL string
 	// ListenURL leads straight to the server; empty means DatabaseURL.
 	ListenURL string
+	// HubPath is the path whose namespace the database must reserve; empty: not
+	// checked.
+	HubPath string
 	// MaxConnections bounds the pool; zero means 10. Readers of history never
 	// take the last three.
 	MaxConnections int32
@@ -80,7 +84,10 @@ const (
 	maxBatchBytes = 8 << 20
 	maxPageRows   = 1000
 	maxPageBytes  = 1 << 20
-	maxChunkRows  = 5000
+	// maxStreamPageBytes is the same for pages that a subscriber reads. There is
+	// one in memory for each that is slow.
+	maxStreamPageBytes = 256 << 10
+	maxChunkRows       = 5000
 	// maxTopicSpan is how many positions a page by topics may look through.
 	maxTopicSpan = 250_000
 	// maxOwnBytes bounds what waits to be delivered from memory.
@@ -109,9 +116,8 @@ type Log struct {
 	queries *db.Queries
 	node    string // random, names this process's channel
 
-	health     health        // of the writer
-	readHealth health        // of the tail
-	reads      chan struct{} // counts readers of history, see Config.MaxConnections
+	health health
+	reads  chan struct{} // counts readers of history, see Config.MaxConnections
 
 	queue queue
 
@@ -123,12 +129,17 @@ type Log struct {
 	ownBytes  atomic.Int64  // in own
 
 	leader      atomic.Bool
-	listening   atomic.Bool
+	inSession   atomic.Bool  // LISTEN was sent
+	listening   atomic.Bool  // and what the pool notifies is heard
+	deaf        notice       // of the listener's goroutine, as is
+	deafSince   time.Time    // when a session broke, and zero once one hears
+	listenerUp  func()       // the part of Started that is the listener's
 	delivered   atomic.Int64 // position the sink has got
 	started     chan struct{}
 	starting    atomic.Int32 // parts that Started waits for
 	writerPID   atomic.Uint32
-	probeHeard  chan string // the nonces that came back through LISTEN
+	probe       chan struct{} // to the probe: a session has begun
+	probeHeard  chan string   // the nonces that came back through LISTEN
 	dropSession atomic.Pointer[context.CancelCauseFunc]
 }
 
@@ -174,11 +185,12 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		backwards:  make(chan struct{}, 1),
 		own:        make(chan ownBatch, 64),
 		started:    make(chan struct{}),
+		probe:      make(chan struct{}, 1),
 		probeHeard: make(chan string, 1),
 	}
+	l.listenerUp = sync.OnceFunc(l.partStarted)
 	l.starting.Store(2)
-	l.health.logger, l.health.what = config.Logger, "appending"
-	l.readHealth.logger, l.readHealth.what = config.Logger, "reading"
+	l.health.logger = config.Logger
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
 	if err := l.check(ctx); err != nil {
@@ -207,7 +219,10 @@ func (l *Log) check(ctx context.Context) error {
 			return errors.New("MERCURE_DATABASE_LISTEN_URL and DATABASE_URL lead to different databases; they must lead to the same one")
 		}
 	}
-	return migrations.Check(ctx, l.pool)
+	if err := migrations.Check(ctx, l.pool); err != nil || l.config.HubPath == "" {
+		return err
+	}
+	return migrations.CheckHubPath(ctx, l.pool, l.config.HubPath)
 }
 
 // sameDatabase compares where a connection leads with where the pool does.
@@ -226,7 +241,8 @@ func (l *Log) sameDatabase(ctx context.Context, conn *pgx.Conn) (bool, error) {
 
 // Run keeps the log going until ctx ends, and returns when all of its
 // goroutines have. Failures of the database are not errors of Run: it tries
-// again until they pass. Appends that were accepted are finished first.
+// again until they pass. A *migrations.HubPathError is one: somebody has moved
+// the reserved namespace while this hub was away. Appends that were accepted are finished first.
 func (l *Log) Run(ctx context.Context, sink Sink) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.runTail(ctx, sink) })
@@ -246,8 +262,8 @@ func (l *Log) Run(ctx context.Context, sink Sink) error {
 // reader is done.
 func (l *Log) Close() { l.pool.Close() }
 
-// Started is closed when the sink has been started and notifications are
-// listened to.
+// Started is closed when the sink has been started and notifications are heard,
+// or were found not to be, which Ready tells.
 func (l *Log) Started() <-chan struct{} { return l.started }
 
 // partStarted is called once by each part that Started waits for.
@@ -265,10 +281,8 @@ func (l *Log) Ready() error {
 	default:
 		return ErrStarting
 	}
-	for _, h := range []*health{&l.health, &l.readHealth} {
-		if err := h.Err(); err != nil {
-			return errors.Join(ErrUnavailable, err)
-		}
+	if err := l.health.Err(); err != nil {
+		return errors.Join(ErrUnavailable, err)
 	}
 	if !l.listening.Load() {
 		return ErrNotListening

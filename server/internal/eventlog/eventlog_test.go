@@ -158,6 +158,7 @@ func query[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (va
 	return value
 }
 
+// Spec: TP-6, TP-8, P-13.
 func TestUpdatesSurviveTheLogUnchanged(t *testing.T) {
 	t.Parallel()
 	retry := int64(0)
@@ -211,7 +212,7 @@ func compare(t *testing.T, got, want *protocol.Update) {
 	}
 }
 
-func TestFindReturnsTheEarliestOccurrence(t *testing.T) { // Spec: H-4, H-10
+func TestFindReturnsTheEarliestOccurrence(t *testing.T) { // Spec: H-4, H-10, P-14
 	t.Parallel()
 	database := dbtest.New(t)
 	l := open(t, database.URL)
@@ -235,7 +236,7 @@ func TestFindReturnsTheEarliestOccurrence(t *testing.T) { // Spec: H-4, H-10
 	}
 }
 
-func TestPagesByTopic(t *testing.T) {
+func TestPagesByTopic(t *testing.T) { // Spec: H-11
 	t.Parallel()
 	database := dbtest.New(t)
 	pool := database.Pool(t)
@@ -276,11 +277,11 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 	database := dbtest.New(t)
 	l := open(t, database.URL)
 	for range 5 {
-		l.append(t, protocol.Update{Data: strings.Repeat("x", 400<<10)})
+		l.append(t, protocol.Update{Data: strings.Repeat("x", 100<<10)})
 	}
 	page, covered, err := l.PageAfter(t.Context(), 0, 5, nil)
 	if err != nil || len(page) != 3 || covered != page[2].Position {
-		t.Errorf("got %d updates up to %d, %v; want 3, which cross 1 MiB", len(page), covered, err)
+		t.Errorf("got %d updates up to %d, %v; want 3, which cross 256 KiB", len(page), covered, err)
 	}
 }
 

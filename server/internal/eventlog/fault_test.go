@@ -142,7 +142,7 @@ func TestConnectionsAreCut(t *testing.T) {
 	}
 }
 
-func TestPostgreSQLCrashesAndComesBack(t *testing.T) {
+func TestPostgreSQLCrashesAndComesBack(t *testing.T) { // Spec: P-16
 	t.Parallel()
 	server := dbtest.NewServer(t)
 	l := open(t, server.DB.URL)

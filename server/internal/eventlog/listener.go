@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/cinnabar-hub/cinnabar/migrations"
 )
 
 // Channels of NOTIFY.
@@ -23,12 +24,18 @@ const (
 // it costs latency only: every node drains on its slow tick.
 const leaderLockKey = `hashtextextended('mercure.leader', 0)`
 
+// hubPathLockKey is held, shared, by every hub; see mercure.set_hub_path.
+const hubPathLockKey = `hashtextextended('mercure.hub_path', 0)`
+
 const (
 	// idleCheck is how often an idle listener tries to become leader, and
 	// every node checks that it hears notifications.
 	idleCheck = 5 * time.Second
 	// probeTimeout is how long a probe may take to come back.
 	probeTimeout = 5 * time.Second
+	// deafBeforeNotice is longer than the writer takes to find out that the
+	// server is down.
+	deafBeforeNotice = 3 * time.Second
 )
 
 // errDeaf ends a LISTEN session that does not hear what the pool sends.
@@ -37,19 +44,14 @@ var errDeaf = errors.New("notifications do not arrive; does MERCURE_DATABASE_LIS
 // runListener holds the LISTEN connection, and connects again when it breaks.
 // It ends with ctx.
 func (l *Log) runListener(ctx context.Context) error {
-	started := sync.OnceFunc(l.partStarted)
 	for failures := 0; ; {
 		sessionCtx, cancel := context.WithCancelCause(ctx)
 		l.dropSession.Store(&cancel)
 		began := time.Now()
-		err := l.listen(sessionCtx, func() {
-			if failures > 0 {
-				l.logger.Info("notifications are heard again")
-			}
-			started()
-		})
+		err := l.listen(sessionCtx)
 		cause := context.Cause(sessionCtx)
 		cancel(nil)
+		l.inSession.Store(false)
 		l.listening.Store(false)
 		l.leader.Store(false)
 		if ctx.Err() != nil {
@@ -58,22 +60,38 @@ func (l *Log) runListener(ctx context.Context) error {
 		if cause != nil {
 			err = cause
 		}
+		if moved := new(migrations.HubPathError); errors.As(err, &moved) {
+			return err
+		}
 		if time.Since(began) > time.Minute {
 			failures = 0
 		}
-		if failures == 0 {
-			l.logger.Warn("notifications are not heard; connecting again, updates are late until then", "error", err)
-		}
 		failures++
+		l.noteDeaf(err)
 		if !sleep(ctx, backoff(failures)) {
 			return ctx.Err()
 		}
 	}
 }
 
+// noteDeaf logs that notifications are not heard, once, unless a new connection
+// is all it takes or the whole database is away, which is logged already.
+func (l *Log) noteDeaf(err error) {
+	now := time.Now()
+	if l.deafSince.IsZero() {
+		l.deafSince = now
+	}
+	deaf := errors.Is(err, errDeaf)
+	if deaf {
+		l.listenerUp() // late updates are better than none
+	}
+	if (deaf || now.Sub(l.deafSince) > deafBeforeNotice) && l.health.Err() == nil && l.deaf.begin(now) {
+		l.logger.Warn("notifications are not heard; connecting again, updates are late until then", "error", err)
+	}
+}
+
 // listen is one session: it returns when the connection breaks or ctx ends.
-// It calls listening when it has begun.
-func (l *Log) listen(ctx context.Context, listening func()) error {
+func (l *Log) listen(ctx context.Context) error {
 	config, err := pgx.ParseConfig(l.config.ListenURL)
 	if err != nil {
 		return fmt.Errorf("the address for LISTEN %w", errUnreadableURL)
@@ -93,20 +111,29 @@ func (l *Log) listen(ctx context.Context, listening func()) error {
 		_ = conn.Close(closeCtx) // broken or ending anyway
 	}()
 	for _, channel := range []string{updatesChannel, doorbellChannel, probePrefix + l.node} {
-		if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
+		if err := execute(ctx, conn, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
 			return fmt.Errorf("listen to %s: %w", channel, err)
 		}
 	}
-	l.listening.Store(true)
-	listening()
+	announced, err := l.announce(ctx, conn)
+	if err != nil {
+		return err
+	}
+	l.inSession.Store(true)
+	wake(l.probe)
 	wake(l.tailWake) // what was notified before LISTEN went unheard
 	wake(l.bell)
 	for {
 		if err := l.lead(ctx, conn); err != nil {
 			return err
 		}
+		if !announced {
+			if announced, err = l.announce(ctx, conn); err != nil {
+				return err
+			}
+		}
 		waitCtx, cancel := context.WithTimeout(ctx, idleCheck)
-		err := waitForNotification(waitCtx, conn)
+		err = waitForNotification(waitCtx, conn)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
@@ -115,6 +142,15 @@ func (l *Log) listen(ctx context.Context, listening func()) error {
 			return err
 		}
 	}
+}
+
+// execute gives a statement of the LISTEN session its own deadline: a connection
+// that is dead without an error would keep it for a quarter of an hour.
+func execute(ctx context.Context, conn *pgx.Conn, sql string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err := conn.Exec(ctx, sql)
+	return err
 }
 
 // waitForNotification lets OnNotification handle whatever arrives until ctx
@@ -146,6 +182,25 @@ func (l *Log) lead(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// announce keeps others from moving the reserved namespace away from this hub,
+// and checks that nobody has. The lock belongs to the session, is shared by all
+// hubs, and is not waited for: where somebody holds it alone, the path cannot be
+// changed either.
+func (l *Log) announce(ctx context.Context, conn *pgx.Conn) (announced bool, err error) {
+	if l.config.HubPath == "" {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock_shared("+hubPathLockKey+")").Scan(&announced); err != nil {
+		return false, fmt.Errorf("announce the path of the hub: %w", err)
+	}
+	if !announced {
+		return false, nil
+	}
+	return true, migrations.CheckHubPath(ctx, conn, l.config.HubPath)
+}
+
 func (l *Log) heard(n *pgconn.Notification) {
 	switch n.Channel {
 	case updatesChannel:
@@ -158,6 +213,7 @@ func (l *Log) heard(n *pgconn.Notification) {
 			wake(l.bell)
 		}
 	default:
+		l.heardProbe()
 		select {
 		case l.probeHeard <- n.Payload:
 		default:
@@ -165,12 +221,34 @@ func (l *Log) heard(n *pgconn.Notification) {
 	}
 }
 
+// heardProbe: only what came back proves that the session hears the server that
+// the pool writes to.
+func (l *Log) heardProbe() {
+	if l.listening.Swap(true) {
+		return
+	}
+	l.deafSince = time.Time{}
+	if l.deaf.end() {
+		l.logger.Info("notifications are heard again")
+	}
+	l.listenerUp()
+}
+
 // runProbe sends a notification through the pool every few seconds and ends
 // the LISTEN session that does not hear it: a connection can be dead without
 // an error, or lead to another server. It ends with ctx.
 func (l *Log) runProbe(ctx context.Context) error {
-	for sleep(ctx, idleCheck) {
-		if !l.listening.Load() {
+	ticker := time.NewTicker(idleCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		case <-l.probe:
+		}
+		session := l.dropSession.Load()
+		if !l.inSession.Load() {
 			continue
 		}
 		select { // forget an answer that came too late
@@ -181,13 +259,14 @@ func (l *Log) runProbe(ctx context.Context) error {
 		callCtx, cancel := context.WithTimeout(ctx, probeTimeout)
 		_, err := l.pool.Exec(callCtx, "SELECT pg_notify($1, $2)", probePrefix+l.node, nonce)
 		cancel()
-		if err == nil && !l.hears(ctx, nonce) && l.listening.Load() && ctx.Err() == nil {
-			(*l.dropSession.Load())(errDeaf)
+		if err == nil && !l.hears(ctx, nonce) && ctx.Err() == nil {
+			(*session)(errDeaf) // nothing, if another has begun since
 		}
 	}
-	return ctx.Err()
 }
 
+// hears waits for a nonce. It does not for a session that has begun since, which
+// gets a probe of its own.
 func (l *Log) hears(ctx context.Context, nonce string) bool {
 	deadline := time.NewTimer(probeTimeout)
 	defer deadline.Stop()
@@ -197,6 +276,9 @@ func (l *Log) hears(ctx context.Context, nonce string) bool {
 			if heard == nonce {
 				return true
 			}
+		case <-l.probe:
+			wake(l.probe)
+			return true
 		case <-deadline.C:
 			return false
 		case <-ctx.Done():

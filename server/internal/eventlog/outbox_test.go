@@ -94,34 +94,6 @@ func TestBadValuesFailInTheOutbox(t *testing.T) {
 	}
 }
 
-// The disguises of the reserved namespace: SQL must refuse whatever HTTP does.
-func TestNamespaceIsReservedInSQLToo(t *testing.T) { // Spec: N-1, N-2
-	t.Parallel()
-	pool := dbtest.New(t).Pool(t)
-	hub, err := protocol.ParseHubURL("https://hub.example.com/.well-known/mercure")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, topic := range []string{
-		"/.well-known/mercure", "/.well-known/mercure/", "/.well-known/mercure/subscriptions/exact/a/b",
-		"https://hub.example.com/.well-known/mercure/x", "http://somewhere.else/.well-known/mercure/x",
-		"foo://x/.well-known/mercure", "urn:/.well-known/mercure/a", "file:///.well-known/mercure",
-		"//hub.example.com/.well-known/mercure", "https:/.well-known/mercure", "mercure", "./mercure",
-		"mercure/subscriptions/x", "", "?x=1", "#frag", "../.well-known/mercure/x", "/.well-known/%6Dercure/x",
-		"/%2Ewell-known/mercure", "/.well-known/x/%2e%2e/mercure", "/.well-known/mercure/../mercure/x",
-		`https://shop.example\.well-known\mercure\x`, "  /.well-known/mercure  ", "/.well-known/mercure?x=y",
-		"/.well-known/mercure/../other", "/.well-known/mercureX", "/.well-known/mercure-dashboard",
-		"/.well-known/mercure%2Fx", "/.well-known%2Fmercure", "/.well-known/%256Dercure", "/.well-known/MERCURE",
-		"/.well-known//mercure", "/.well-known/mercure;a=b", "https://shop.example/foo/.well-known/mercure/bar",
-		"subscriptions/x", "bar", "a topic with spaces", "../mercure/x", "urn:example:mercure",
-		"blob:https://hub.example.com/.well-known/mercure", "http://[",
-	} {
-		if got, want := query[bool](t, pool, "SELECT mercure.is_reserved_topic($1)", topic), hub.Reserved(topic); got != want {
-			t.Errorf("%q: SQL says reserved = %v, HTTP %v", topic, got, want)
-		}
-	}
-}
-
 func TestForbiddenCharactersAreTheSameInSQL(t *testing.T) { // Spec: TP-2
 	t.Parallel()
 	pool := dbtest.New(t).Pool(t)

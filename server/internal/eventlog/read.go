@@ -15,7 +15,7 @@ import (
 )
 
 // PageAfter reads the next updates behind a position, up to and including
-// another, in order: at most 1,000, and about 1 MiB of them. With topics given,
+// another, in order: at most 1,000, and about 256 KiB of them. With topics given,
 // only updates that have one of them; nil means all.
 //
 // It also returns the position up to which the page is complete, which the
@@ -34,7 +34,7 @@ func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topi
 		// One call must not scan the whole log for topics that are rare.
 		upTo = min(upTo, after+maxTopicSpan)
 	}
-	page, err := l.readPage(ctx, readRange{after: after, upTo: upTo, topics: topics})
+	page, err := l.readPage(ctx, readRange{after: after, upTo: upTo, topics: topics, maxBytes: maxStreamPageBytes})
 	if err != nil {
 		return nil, after, err
 	}
@@ -85,6 +85,8 @@ type readRange struct {
 	// afterID, if not empty, is the id of the update at after.
 	afterID protocol.EventID
 	topics  []string // nil: all
+	// maxBytes ends the page; the row that crosses it is the last one.
+	maxBytes int64
 }
 
 type page struct {
@@ -101,7 +103,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 	var p page
 	if r.topics == nil {
 		params := db.PageAfterParams{
-			MaxBytes: maxPageBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows,
+			MaxBytes: r.maxBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows,
 		}
 		if r.afterID != "" {
 			params.CursorID = (*string)(&r.afterID)
@@ -115,7 +117,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 		}
 	} else {
 		rows, err := l.queries.PageAfterByTopics(ctx, db.PageAfterByTopicsParams{
-			MaxBytes: maxPageBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows, Topics: r.topics,
+			MaxBytes: r.maxBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows, Topics: r.topics,
 		})
 		if err != nil {
 			return p, fmt.Errorf("read the log by topics: %w", err)
@@ -124,8 +126,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 			p.add((*db.PageAfterRow)(&rows[i]))
 		}
 	}
-	// The row that crosses the byte limit is the last one of its page.
-	p.full = len(p.entries) == maxPageRows || p.bytes >= maxPageBytes
+	p.full = len(p.entries) == maxPageRows || p.bytes >= r.maxBytes
 	return p, nil
 }
 

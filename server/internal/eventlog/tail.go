@@ -57,7 +57,7 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 			continue
 		}
 		t.failures = 0
-		l.readHealth.note(nil)
+		l.health.note(reading, nil)
 	}
 }
 
@@ -75,7 +75,7 @@ func (t *tail) deliver(entries []protocol.Entry) {
 func (t *tail) failed(ctx context.Context, err error) {
 	t.failures++
 	if ctx.Err() == nil {
-		t.readHealth.note(err)
+		t.health.note(reading, err)
 	}
 }
 
@@ -111,7 +111,7 @@ func (t *tail) takeOwn(ctx context.Context, batch ownBatch) error {
 func (t *tail) read(ctx context.Context) error {
 	for {
 		callCtx, cancel := context.WithTimeout(ctx, readTimeout)
-		page, err := t.readPage(callCtx, readRange{after: t.cursor, upTo: endOfLog, afterID: t.cursorID})
+		page, err := t.readPage(callCtx, readRange{after: t.cursor, upTo: endOfLog, afterID: t.cursorID, maxBytes: maxPageBytes})
 		cancel()
 		if err != nil {
 			return err

@@ -39,8 +39,10 @@ type writer struct {
 	armed      bool
 	bellSilent bool // it will not ring: two-phase commit is enabled
 	wasLeader  bool
-	failures   int           // of drains in a row
-	fences     []pgtype.UUID // batches whose outcome was given up
+	failures   int // of drains in a row
+	// appendFailed: the last append did, and no row has entered the log since.
+	appendFailed bool
+	fences       []pgtype.UUID // batches whose outcome was given up
 }
 
 // ownBatch is what this node appended. It may be delivered from memory by a
@@ -108,12 +110,14 @@ func (w *writer) drain(ctx context.Context) {
 			w.drainFailed(err)
 			return
 		}
-		w.failures = 0
-		w.health.note(nil)
 		w.outboxMoved(row.State, row.Moved, row.Refused)
 		w.checkHead(row.HeadBefore, delivered)
 		if row.HeadAfter > row.HeadBefore {
 			wake(w.tailWake)
+		}
+		if err := w.drained(ctx, row.Moved); err != nil {
+			w.drainFailed(err)
+			return
 		}
 		// Between two chunks of a long queue publishers get their turn; their
 		// appends go on moving it.
@@ -152,8 +156,43 @@ func (w *writer) drainFailed(err error) {
 	w.drainState = nil
 	w.armed = false
 	w.failures++
-	w.health.note(err)
+	w.failed(err)
 }
+
+// failed notes that the database does not let the log grow.
+func (w *writer) failed(err error) {
+	w.health.note(appending, err)
+	if readOnly(err) {
+		w.pool.Reset()
+	}
+}
+
+// drained notes that a drain worked. That of an empty outbox writes nothing and
+// works on a full disk, too; it ends no outage that an append has met with.
+func (w *writer) drained(ctx context.Context, moved int32) error {
+	if w.appendFailed && moved == 0 {
+		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
+		if _, err := w.pool.Exec(ctx, trialAppend); err != nil {
+			return err
+		}
+	}
+	w.appendFailed = false
+	w.failures = 0
+	w.health.note(appending, nil)
+	return nil
+}
+
+// trialAppend appends an update and takes it back, in one call that nobody else
+// sees anything of, and that is no error in the server's log.
+const trialAppend = `DO $$
+BEGIN
+	PERFORM mercure.append(NULL, 1, gen_random_uuid(), ARRAY['trial'], ARRAY['{trial}'], ARRAY['trial'], ARRAY[NULL]::bytea[],
+		ARRAY[false], ARRAY[''], ARRAY[-1]::bigint[], ARRAY[''], ARRAY[false]);
+	RAISE EXCEPTION USING ERRCODE = 'MR002';
+EXCEPTION
+	WHEN SQLSTATE 'MR002' THEN NULL;
+END $$`
 
 // checkHead compares the head of the log, as its lock showed it, with what was
 // delivered before: the log cannot end before that unless it is another one.
@@ -208,7 +247,8 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 		delivered := w.delivered.Load()
 		row, err := w.call(ctx, params)
 		if err == nil {
-			w.health.note(nil)
+			w.appendFailed = false
+			w.health.note(appending, nil)
 			w.outboxMoved(row.State, row.Moved, row.Refused)
 			if !row.Repeated {
 				w.checkHead(row.HeadBefore, delivered)
@@ -231,7 +271,8 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 			w.appendSingly(ctx, batch, err)
 			return
 		}
-		w.health.note(err)
+		w.appendFailed = true
+		w.failed(err)
 		if !rolledBack(err) && !pgconn.SafeToRetry(err) && !errors.Is(err, errNoConnection) {
 			outcomeUnknown = true
 		}

@@ -64,6 +64,12 @@ func (h *HubURL) String() string { return h.href }
 // Path returns the canonical path, which starts with a slash.
 func (h *HubURL) Path() string { return h.path }
 
+// Namespace returns the path under which topics are reserved: Path, spelled as
+// the paths of topics are before they are compared with it.
+//
+// Spec: N-2 step 6
+func (h *HubURL) Namespace() string { return h.reserved }
+
 // Origin returns scheme, host and, unless it is the default one, port.
 func (h *HubURL) Origin() string {
 	if h.port == "" {
@@ -77,7 +83,7 @@ func (h *HubURL) Origin() string {
 //
 // Spec: N-2, N-4
 func (h *HubURL) Reserved(topic string) bool {
-	u, err := h.base.Parse(topic)
+	u, _, err := h.parse(topic)
 	if err != nil || u.OpaquePath() {
 		return false
 	}
@@ -89,11 +95,12 @@ func (h *HubURL) Reserved(topic string) bool {
 // comparablePath undoes the ways to spell one path differently that survive
 // URL parsing. Spec: N-2 steps 4 and 5
 func comparablePath(path string) string {
-	return removeDotSegments(decodeUnreserved(path))
+	return removeDotSegments(DecodeUnreserved(path))
 }
 
-// decodeUnreserved decodes percent-triplets of unreserved characters, once.
-func decodeUnreserved(s string) string {
+// DecodeUnreserved decodes percent-triplets of unreserved characters, once:
+// what is left are spellings of different things.
+func DecodeUnreserved(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
 	}
@@ -152,15 +159,15 @@ type components struct {
 //
 // Spec: M-8, M-10
 func (h *HubURL) resolve(topic string) *components {
-	u, err := h.base.Parse(topic)
+	u, a, err := h.parse(topic)
 	if err != nil {
 		return nil
 	}
 	c := &components{
 		protocol: u.Scheme(),
-		username: u.Username(),
-		password: u.Password(),
-		hostname: u.Hostname(),
+		username: a.username,
+		password: a.password,
+		hostname: a.hostname,
 		port:     u.Port(),
 		pathname: u.Pathname(),
 		search:   u.Query(),

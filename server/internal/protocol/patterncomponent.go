@@ -11,6 +11,8 @@ type componentSyntax struct {
 	delimiter string
 	// prefix directly before a group belongs to the group.
 	prefix string
+	// literals canonicalizes literal text further than the library does.
+	literals *strings.Replacer
 }
 
 // component matches one URL component. Most are literal or anything at all,
@@ -175,7 +177,20 @@ func parsePatternParts(pattern string, syntax componentSyntax) (parts []patternP
 		}
 	}
 	p.flushText()
+	if syntax.literals != nil {
+		canonicalizeLiterals(p.parts, syntax.literals)
+	}
 	return p.parts, ""
+}
+
+func canonicalizeLiterals(parts []patternPart, literals *strings.Replacer) {
+	for i := range parts {
+		part := &parts[i]
+		if part.kind == partText {
+			part.text = literals.Replace(part.text)
+		}
+		part.prefix, part.suffix = literals.Replace(part.prefix), literals.Replace(part.suffix)
+	}
 }
 
 type partParser struct {

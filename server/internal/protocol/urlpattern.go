@@ -34,26 +34,18 @@ func compileURLPattern(value string, hub *HubURL) (p *urlPattern, problem string
 
 	// Absolute first: with a base always supplied, patterns of opaque URIs get
 	// the hub's directory glued in front of their path.
-	isFile := len(text) > len("file:") && strings.EqualFold(text[:len("file:")], "file:")
-	source := text
-	if isFile {
-		// The library treats paths of file URLs as opaque, so that ":name"
-		// would run across slashes. Another scheme with the same syntax and no
-		// use as a topic stands in while it parses.
-		source = "ftp:" + text[len("file:"):]
-	}
+	source, file := standInForFile(text)
 	parsed, err := parseWithLibrary(source, "")
 	relative := err != nil
 	if relative {
-		isFile = false
-		parsed, err = parseWithLibrary(text, hub.href)
+		parsed, err = parseWithLibrary(source, hub.href)
 	}
 	if err != nil {
 		return nil, describePatternError(err)
 	}
 	protocol := parsed.Protocol()
-	if isFile {
-		protocol = "file"
+	if file != "" {
+		protocol = file
 	}
 
 	p = &urlPattern{hub: hub}
@@ -67,22 +59,77 @@ func compileURLPattern(value string, hub *HubURL) (p *urlPattern, problem string
 		{&p.password, parsed.Password(), componentSyntax{}},
 		{&p.hostname, parsed.Hostname(), componentSyntax{delimiter: "."}},
 		{&p.port, parsed.Port(), componentSyntax{}},
-		{&p.search, parsed.Search(), componentSyntax{}},
 		{&p.hash, parsed.Hash(), componentSyntax{}},
 	} {
 		if *c.into, problem = compileComponent(c.pattern, c.syntax); problem != "" {
 			return nil, problem
 		}
 	}
-	pathSyntax := componentSyntax{}
-	if isFile || p.matchesSpecialScheme() {
-		pathSyntax = componentSyntax{delimiter: "/", prefix: "/"}
+	pathSyntax, searchSyntax := componentSyntax{}, componentSyntax{}
+	if file != "" || matchesSpecialScheme(&p.protocol) {
+		pathSyntax = componentSyntax{delimiter: "/", prefix: "/", literals: pathLiterals}
+		searchSyntax = componentSyntax{literals: searchLiterals}
 	}
 	if p.pathname, problem = compileComponent(parsed.Pathname(), pathSyntax); problem != "" {
 		return nil, problem
 	}
+	if p.search, problem = compileComponent(parsed.Search(), searchSyntax); problem != "" {
+		return nil, problem
+	}
 	p.keyBase = p.baseDependence(relative)
 	return p, ""
+}
+
+// The library canonicalizes literals as parts of a URL without a scheme. In
+// URLs of the schemes that the URL standard calls special, these characters are
+// not like any other.
+var (
+	searchLiterals = strings.NewReplacer("'", "%27")
+	pathLiterals   = strings.NewReplacer(`\`, "/")
+)
+
+// standInForFile returns the pattern to parse in place of one that matches
+// file URLs and no others with segments in their paths, together with its real
+// protocol pattern, or the pattern itself and nothing.
+//
+// The library treats paths of file URLs as opaque, so that ":name" would run
+// across slashes. Another scheme with the same syntax and no use as a topic
+// stands in while it parses.
+func standInForFile(text string) (source, protocol string) {
+	end := protocolEnd(text)
+	if end < 0 || isWebScheme(text[:end]) {
+		return text, ""
+	}
+	parsed, err := parseWithLibrary(text[:end]+"://x", "")
+	if err != nil {
+		return text, ""
+	}
+	c, problem := compileComponent(parsed.Protocol(), componentSyntax{})
+	if problem != "" || !c.match("file") || matchesSpecialScheme(&c) {
+		return text, ""
+	}
+	return "ftp" + text[end:], parsed.Protocol()
+}
+
+// protocolEnd returns where the colon after the protocol of a pattern is,
+// escaped or not, or -1 if there is none. Inside of braces it is not one.
+func protocolEnd(text string) int {
+	braces := 0
+	for i := 0; i < len(text); {
+		token := nextPatternToken(text, i)
+		switch token.kind {
+		case tokenOpen:
+			braces++
+		case tokenClose:
+			braces--
+		case tokenChar, tokenEscapedChar, tokenInvalid:
+			if braces <= 0 && strings.HasSuffix(text[token.start:token.end], ":") {
+				return token.start
+			}
+		}
+		i = token.end
+	}
+	return -1
 }
 
 // errPatternPanic stands for a panic of the library.
@@ -99,11 +146,11 @@ func parseWithLibrary(pattern, base string) (p *urlpattern.URLPattern, err error
 	return urlpattern.New(pattern, base, nil)
 }
 
-// matchesSpecialScheme reports whether the pattern can match URLs whose path
-// consists of segments in every case.
-func (p *urlPattern) matchesSpecialScheme() bool {
+// matchesSpecialScheme reports whether a protocol matches schemes whose paths
+// consist of segments, leaving out file.
+func matchesSpecialScheme(protocol *component) bool {
 	for _, scheme := range [...]string{"http", "https", "ws", "wss", "ftp"} {
-		if p.protocol.match(scheme) {
+		if protocol.match(scheme) {
 			return true
 		}
 	}
