@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 )
 
@@ -29,6 +30,10 @@ func setText(target any, text string) error {
 		return t.UnmarshalText([]byte(text))
 	case *string:
 		*t = text
+	case *int:
+		n, err := strconv.Atoi(text)
+		*t = n
+		return err
 	case *time.Duration:
 		d, err := time.ParseDuration(text)
 		*t = d

@@ -53,6 +53,7 @@ func send(t *testing.T, method, target, body string, headers ...string) answer {
 
 const form = "Content-Type: application/x-www-form-urlencoded"
 
+// The publishers' tokens here are of 0.x. Spec: E-1, E-3, P-11.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	hub := servertest.Start(t, dbtest.New(t), func(c *server.Config) {
@@ -64,12 +65,12 @@ func TestRefusals(t *testing.T) {
 	narrow := "Authorization: Bearer " + servertest.Token(t, servertest.PublisherSecret, []string{"https://example.com/mine"}, nil)
 	subscriber := "Authorization: Bearer " + servertest.Token(t, servertest.SubscriberSecret, nil, []string{"*"})
 	forged := "Authorization: Bearer " + servertest.Token(t, "not the secret of this hub, though long enough", []string{"*"}, nil)
-	const (
-		noToken      = `Bearer`
-		invalidToken = `Bearer error="invalid_token"`
-		badRequest   = `Bearer error="invalid_request"`
-		outOfScope   = `Bearer error="insufficient_scope"`
-	)
+	// Spec: section 8.2, A-10.
+	metadata := `resource_metadata="` + root + `/.well-known/oauth-protected-resource/.well-known/mercure"`
+	noToken := `Bearer ` + metadata
+	invalidToken := `Bearer error="invalid_token", ` + metadata
+	badRequest := `Bearer error="invalid_request", ` + metadata
+	outOfScope := `Bearer error="insufficient_scope", ` + metadata
 	for name, test := range map[string]struct {
 		method, target, body string
 		headers              []string
@@ -127,6 +128,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("Allow is %q, without %s", allowed, method) // Spec: E-11
 		}
 	}
+	// Spec: E-12
 	for _, path := range []string{"/healthz", "/readyz", "/mercure/health/live", "/mercure/health/ready"} {
 		if a := send(t, "GET", root+path, ""); a.status != 200 {
 			t.Errorf("%s answers %d", path, a.status)

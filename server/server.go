@@ -18,11 +18,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cinnabar-hub/cinnabar/migrations"
+	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
 	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
 	"github.com/cinnabar-hub/cinnabar/server/internal/httpapi"
@@ -42,11 +45,20 @@ const (
 
 // Server is one hub process. Run it once.
 type Server struct {
-	config   Config
+	config   Config // of the start
 	settings settings
 	logger   *slog.Logger
 	started  chan struct{}
 	address  net.Addr
+	keySets  *keySets
+
+	// trust is another one after each Reload.
+	trust    atomic.Pointer[trust]
+	reloadMu sync.Mutex
+	reloaded Config // guarded by reloadMu
+
+	// broadcaster has the streams, once the hub runs.
+	broadcaster atomic.Pointer[broadcast.Broadcaster]
 }
 
 // New checks the configuration. The error names every problem; nothing is
@@ -55,11 +67,16 @@ func New(config Config) (*Server, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	parsed, err := config.parse()
-	if err != nil {
+	s := &Server{config: config, logger: config.Logger, started: make(chan struct{})}
+	s.keySets = newKeySets(s.logger, s.endUntrusted)
+	var err error
+	if s.settings, err = config.parse(s.keySets); err != nil {
 		return nil, err
 	}
-	return &Server{config: config, settings: parsed, logger: config.Logger, started: make(chan struct{})}, nil
+	s.keySets.use(s.settings.keySets)
+	s.reloaded = config
+	s.trust.Store(&s.settings.trust)
+	return s, nil
 }
 
 // Started is closed once the hub serves requests and its log has been read.
@@ -76,7 +93,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, warning := range s.settings.warnings {
 		s.logger.Warn("configuration", "warning", warning)
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.config.Addr)
+	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(ctx, "tcp", s.config.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on MERCURE_ADDR %s: %w", s.config.Addr, err)
 	}
@@ -89,6 +106,7 @@ func (s *Server) Run(ctx context.Context) error {
 	log, err := eventlog.Open(ctx, eventlog.Config{
 		DatabaseURL: string(s.config.DatabaseURL),
 		ListenURL:   string(s.config.ListenURL),
+		HubPath:     s.namespace(),
 		RecentBytes: int64(s.config.TailBytes),
 		Logger:      s.logger,
 	})
@@ -100,6 +118,7 @@ func (s *Server) Run(ctx context.Context) error {
 	broadcaster := broadcast.New(broadcast.Config{
 		History: history{log}, TailBytes: int(s.config.TailBytes),
 	})
+	s.broadcaster.Store(broadcaster)
 	draining := make(chan struct{})
 	httpServer := &http.Server{
 		Handler:           s.handler(log, broadcaster, draining),
@@ -107,27 +126,14 @@ func (s *Server) Run(ctx context.Context) error {
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnContext:       boundSendBuffer,
+		ConnContext:       s.configureConn,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	return s.run(ctx, log, broadcaster, httpServer, listener, draining)
 }
 
-// sendBufferBytes is what the kernel may hold for one connection (it takes twice
-// as much). Left to itself it holds 4 MB for each reader that is slow, and
-// reports progress only a megabyte at a time, so that a reader of 100 kB/s looks
-// stuck.
-const sendBufferBytes = 128 << 10
-
-func boundSendBuffer(ctx context.Context, conn net.Conn) context.Context {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetWriteBuffer(sendBufferBytes) // a wish; the connection works without
-	}
-	return ctx
-}
-
-// run keeps the parts going and stops them in order: not ready, streams end,
-// publishes in flight are answered, the log stops.
+// run keeps the parts going and stops them in order: not ready, streams end
+// while updates are still taken, those in flight are answered, the log stops.
 func (s *Server) run(
 	ctx context.Context, log *eventlog.Log, broadcaster *broadcast.Broadcaster,
 	httpServer *http.Server, listener net.Listener, draining chan struct{},
@@ -136,6 +142,10 @@ func (s *Server) run(
 	defer stopLog()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return log.Run(logCtx, broadcaster) })
+	group.Go(func() error {
+		s.keySets.run(groupCtx)
+		return nil
+	})
 	group.Go(func() error {
 		// Before the log is read a stream would only be refused.
 		select {
@@ -154,6 +164,10 @@ func (s *Server) run(
 		<-groupCtx.Done()
 		s.logger.Info("hub stopping", "streams", broadcaster.Streams())
 		close(draining)
+		httpServer.SetKeepAlivesEnabled(false) // publishers find another node
+		if ctx.Err() != nil {                  // not because a part has failed
+			drain(broadcaster, s.config.DrainTimeout)
+		}
 		broadcaster.End(broadcast.ErrEnded)
 		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
@@ -176,28 +190,38 @@ func (s *Server) migrate(ctx context.Context) error {
 	if url == "" {
 		url = s.config.DatabaseURL
 	}
-	applied, err := migrations.Runner{DatabaseURL: string(url), Logger: s.logger}.Up(ctx)
+	runner := migrations.Runner{DatabaseURL: string(url), Logger: s.logger}
+	applied, err := runner.Up(ctx)
 	for _, m := range applied {
 		s.logger.Info("migration applied", "migration", m.Name, "duration", m.Duration)
 	}
 	if err != nil {
 		return fmt.Errorf("migrate the database at %s: %w", eventlog.Address(string(url)), err)
 	}
-	return nil
+	changed, err := runner.SetHubPath(ctx, s.namespace())
+	if changed {
+		s.logger.Info("reserved namespace moved", "path", s.namespace())
+	}
+	return err
+}
+
+// namespace is the path that the database must keep publishers out of.
+func (s *Server) namespace() string {
+	if hub := s.settings.hub.PublicURL; hub != nil {
+		return hub.Namespace()
+	}
+	return s.settings.hub.Path // the default one, which has one spelling
 }
 
 func (s *Server) handler(log *eventlog.Log, broadcaster *broadcast.Broadcaster, draining <-chan struct{}) http.Handler {
-	limits := protocol.DefaultLimits()
-	limits.BodyBytes = int(s.config.MaxRequestBody)
 	return httpapi.New(httpapi.Config{
 		Log:             log,
 		Broadcaster:     broadcaster,
-		Auth:            s.settings.auth,
+		Auth:            s.authenticator,
 		Hub:             s.settings.hub,
 		Logger:          s.logger,
 		Anonymous:       bool(s.config.Anonymous),
-		Compat:          s.settings.compat,
-		Limits:          limits,
+		Limits:          s.config.limits(),
 		CORSOrigins:     s.settings.corsOrigins,
 		LiveIfUnknown:   s.config.UnknownCursor == "live",
 		Checkpoints:     httpapi.CheckpointMode(s.config.CursorCheckpoints),
@@ -206,7 +230,24 @@ func (s *Server) handler(log *eventlog.Log, broadcaster *broadcast.Broadcaster, 
 		DispatchTimeout: s.config.DispatchTimeout,
 		SeparateWrites:  !bool(s.config.SharedWrites),
 		Draining:        draining,
+
+		AuthorizationServers: func() []string { return s.trust.Load().authorizationServers },
+		AnonymousFallback:    bool(s.config.AnonymousFallback),
+		RefuseTarget:         bool(s.config.RefuseTarget),
+		MaxStreams:           s.config.MaxStreams,
+		MaxStreamsPerAddress: s.config.MaxStreamsPerAddress,
 	})
+}
+
+func (s *Server) authenticator() *auth.Authenticator { return s.trust.Load().auth }
+
+// limits are what requests are held to.
+func (c *Config) limits() protocol.Limits {
+	limits := protocol.DefaultLimits()
+	limits.BodyBytes = int(c.MaxRequestBody)
+	limits.Topics, limits.FieldBytes = c.MaxTopics, int(c.MaxFieldBytes)
+	limits.Matchers, limits.MatcherBytes = c.MaxMatchers, int(c.MaxMatcherBytes)
+	return limits
 }
 
 // history tells the broadcaster which errors of the log are final for a stream.

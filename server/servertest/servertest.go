@@ -32,8 +32,11 @@ type Hub struct {
 	// URL is the hub URL.
 	URL string
 
-	done chan struct{}
-	err  error
+	server *server.Server
+	config server.Config
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
 }
 
 // Option changes the configuration of a hub under test.
@@ -49,6 +52,7 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	config.PublisherJWTKey = PublisherSecret
 	config.SubscriberJWTKey = SubscriberSecret
 	config.TailBytes = 1 << 20
+	config.DrainTimeout = 0 // tests end when they are done
 	config.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	for _, option := range options {
 		option(&config)
@@ -58,7 +62,7 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 		t.Fatalf("servertest: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &Hub{done: make(chan struct{})}
+	h := &Hub{server: s, config: config, cancel: cancel, done: make(chan struct{})}
 	go func() { // ends when Run does, which the clean-up waits for
 		defer close(h.done)
 		h.err = s.Run(ctx)
@@ -77,8 +81,44 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	case <-time.After(Deadline):
 		t.Fatal("servertest: hub did not start in time")
 	}
-	h.URL = "http://" + s.Addr().String() + "/.well-known/mercure"
+	h.URL = "http://" + s.Addr().String() + hubPath(t, config.PublicURL)
 	return h
+}
+
+// Reload changes the configuration while the hub runs, as SIGHUP does.
+func (h *Hub) Reload(ctx context.Context, options ...Option) (ignored []string, err error) {
+	config := h.config
+	for _, option := range options {
+		option(&config)
+	}
+	return h.server.Reload(ctx, config)
+}
+
+// Stop tells the hub to stop, as SIGTERM does. It does not wait.
+func (h *Hub) Stop() { h.cancel() }
+
+// Wait waits until a hub that was told to stop has, and returns what its Run
+// returned.
+func (h *Hub) Wait(ctx context.Context) error {
+	select {
+	case <-h.done:
+		return h.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// hubPath is where a hub with this public URL is served.
+func hubPath(t testing.TB, publicURL string) string {
+	t.Helper()
+	if publicURL == "" {
+		return "/.well-known/mercure"
+	}
+	u, err := url.Parse(publicURL)
+	if err != nil {
+		t.Fatalf("servertest: %v", err)
+	}
+	return u.EscapedPath()
 }
 
 // testWriter logs to the test.

@@ -29,7 +29,9 @@ type Stream struct {
 	body   io.ReadCloser
 	events chan Event
 	ids    chan string
-	err    error
+	// Written before events is closed.
+	retry string
+	err   error
 }
 
 // Request says how to subscribe.
@@ -135,6 +137,8 @@ func (s *Stream) read(reader *bufio.Reader) {
 			event.Type = value
 		case "id":
 			id = value
+		case "retry":
+			s.retry = line
 		}
 	}
 }
@@ -155,6 +159,10 @@ func (s *Stream) TryNext(ctx context.Context) (Event, error) {
 		return Event{}, context.Cause(ctx)
 	}
 }
+
+// Retry is the last line that told the client when to come back, if any. Valid
+// once TryNext has returned ErrEnded.
+func (s *Stream) Retry() string { return s.retry }
 
 // Next returns the next event, and fails the test if there is none in time.
 func (s *Stream) Next(t testing.TB) Event {

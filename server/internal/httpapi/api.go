@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/rs/cors"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
@@ -40,15 +39,29 @@ type Log interface {
 type Config struct {
 	Log         Log
 	Broadcaster *broadcast.Broadcaster
-	Auth        *auth.Authenticator
-	Hub         HubConfig
-	Logger      *slog.Logger
+	// Auth returns what requests are authenticated by now: it is another one
+	// after a change of configuration.
+	Auth   func() *auth.Authenticator
+	Hub    HubConfig
+	Logger *slog.Logger
 
 	// Anonymous lets subscribers without a token have public updates (S-14).
 	Anonymous bool
-	// Compat accepts the 0.x dialect.
-	Compat bool
-	Limits protocol.Limits
+	// AnonymousFallback lets those have it, too, who had a token in a cookie
+	// before.
+	AnonymousFallback bool
+	Limits            protocol.Limits
+	// RefuseTarget refuses updates that publishers of before 0.10 meant to be
+	// private.
+	RefuseTarget bool
+	// MaxStreams and MaxStreamsPerAddress bound the streams that are open at a
+	// time (S-13); zero: no limit.
+	MaxStreams, MaxStreamsPerAddress int
+	// AuthorizationServers returns the issuers that the metadata names (I-1);
+	// nil: none.
+	AuthorizationServers func() []string
+	// Subscriptions says that active subscriptions are served.
+	Subscriptions bool
 	// CORSOrigins may read from scripts; nil: none.
 	CORSOrigins *auth.Origins
 	// LiveIfUnknown starts streams with an unknown cursor at the present.
@@ -82,22 +95,39 @@ const answerTimeout = 10 * time.Second
 
 type api struct {
 	Config
-	hubs *hubResolver
+	hubs     *hubResolver
+	capacity *capacity
+	notices  notices
+	// Constant after New.
+	metadataPaths []string
+	resourceHost  string
 }
 
 // New returns the handler of every route on the hub's main address.
 func New(config Config) http.Handler {
-	a := &api{Config: config, hubs: newHubResolver(config.Hub)}
+	config.Hub.Path = routable(config.Hub.Path)
+	a := &api{
+		Config:   config,
+		hubs:     newHubResolver(config.Hub),
+		capacity: newCapacity(config.MaxStreams, config.MaxStreamsPerAddress),
+	}
 	r := chi.NewRouter()
 	r.Use(a.recoverPanics, a.cors())
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
-	r.MethodNotAllowed(a.handle(methodNotAllowed(r)))
+	notAllowed := a.methodNotAllowed(r)
+	r.MethodNotAllowed(a.handle(notAllowed))
 	path := config.Hub.Path
 	r.Method(http.MethodGet, path, a.handle(a.subscribe))
 	r.Method(http.MethodHead, path, a.handle(a.subscribe))
 	r.Method(methodQuery, path, a.handle(a.subscribe))
-	r.Method(http.MethodPost, path, a.handle(a.publish))
-	r.Method(http.MethodOptions, path, http.HandlerFunc(options))
+	r.Method(http.MethodPost, path, a.handle(func(w http.ResponseWriter, r *http.Request) error {
+		if !a.hasPublishers() {
+			return notAllowed(w, r)
+		}
+		return a.publish(w, r)
+	}))
+	r.Method(http.MethodOptions, path, http.HandlerFunc(a.options))
+	a.metadataRoutes(r)
 	for _, alive := range []string{"/healthz", "/mercure/health/live"} {
 		r.Get(alive, a.alive)
 		r.Head(alive, a.alive)
@@ -106,7 +136,7 @@ func New(config Config) http.Handler {
 		r.Method(http.MethodGet, ready, a.handle(a.ready))
 		r.Method(http.MethodHead, ready, a.handle(a.ready))
 	}
-	return r
+	return spelledAlike(r)
 }
 
 // methodQuery is the safe method with a body (RFC 10008, E-2).
@@ -115,45 +145,44 @@ const methodQuery = "QUERY"
 // chi keeps its methods in a global table, so this cannot wait for New.
 func init() { chi.RegisterMethod(methodQuery) }
 
+// hasPublishers: without a key to verify their tokens with there is no publish
+// endpoint. Keys may come and go while the hub runs.
+//
+// Spec: G-4, E-18.
+func (a *api) hasPublishers() bool { return a.Auth().HasKeys(auth.Publisher) }
+
 // methodNotAllowed answers with the methods the path has.
 //
 // Spec: E-11.
-func methodNotAllowed(routes chi.Routes) func(http.ResponseWriter, *http.Request) error {
+func (a *api) methodNotAllowed(routes chi.Routes) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var allowed []string
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, methodQuery, http.MethodOptions} {
+			if method == http.MethodPost && !a.hasPublishers() {
+				continue // nothing else takes it
+			}
 			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 				allowed = append(allowed, method)
 			}
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		return &problem{status: http.StatusMethodNotAllowed, detail: "Use one of the methods " + strings.Join(allowed, ", ") + "."}
+		p := &problem{status: http.StatusMethodNotAllowed, detail: "Use one of the methods " + strings.Join(allowed, ", ") + "."}
+		if r.Method == http.MethodPost && r.URL.Path == a.Hub.Path {
+			p.detail = "This hub takes no updates over HTTP."
+			p.reason = "a publish request to a hub without a publisher key; set MERCURE_PUBLISHER_JWT_KEY to take updates over HTTP"
+		}
+		return p
 	}
 }
 
-func options(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
-
-// cors answers preflights and marks answers for the origins that may read
-// them, errors included.
-//
-// Spec: C-1 to C-5.
-func (a *api) cors() func(http.Handler) http.Handler {
-	if a.CORSOrigins.Empty() {
-		return func(next http.Handler) http.Handler { return next }
+// options answers what is no preflight, or one where no other origin is served.
+func (a *api) options(w http.ResponseWriter, _ *http.Request) {
+	allowed := "GET, HEAD, POST, QUERY, OPTIONS"
+	if !a.hasPublishers() {
+		allowed = "GET, HEAD, QUERY, OPTIONS"
 	}
-	o := cors.Options{
-		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, methodQuery},
-		AllowedHeaders: []string{"Authorization", "Cache-Control", "Content-Type", "Last-Event-ID", "If-None-Match"},
-		ExposedHeaders: []string{"Link", headerCursor, headerLegacyCursor, "WWW-Authenticate", "ETag", "Retry-After"},
-		MaxAge:         int((24 * time.Hour).Seconds()),
-	}
-	if a.CORSOrigins.Any() {
-		o.AllowedOrigins = []string{"*"} // without credentials: C-2
-	} else {
-		o.AllowOriginFunc = a.CORSOrigins.Match
-		o.AllowCredentials = true
-	}
-	return cors.New(o).Handler
+	w.Header().Set("Allow", allowed)
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // recoverPanics keeps one broken request from ending the hub. Its connection is
@@ -210,11 +239,12 @@ func (a *api) sseOptions(r *http.Request, request *protocol.SubscribeRequest, gr
 		Lifetime:          a.Lifetime,
 		Checkpoints:       a.Checkpoints == CheckpointsOn || a.Checkpoints == CheckpointsAuto && wanted,
 		InitialCheckpoint: !request.HasCursor,
+		SpreadReturn:      looksLikeEventSource(r),
 		SeparateWrites:    a.SeparateWrites,
 		Away:              func() bool { return a.Log.Ready() != nil },
 	}
 	if grants != nil {
-		o.Expires = grants.Expires
+		o.Expires, o.ExpiryEvent = grants.Expires, request.ExpiryEvent
 	}
 	return o
 }

@@ -51,6 +51,9 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &denied) && denied.Kind == auth.Unavailable:
+		// Spec: Q-17.
+		return unavailable(err, "The keys that tokens are verified with are not at hand. Nothing is wrong with the request; try again later.")
 	case errors.As(err, &denied):
 		// Spec: A-10. The body repeats neither the code nor the reason.
 		detail := "The access token cannot be used for this."
@@ -130,7 +133,7 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 			a.Logger.Debug("request refused", attributes...)
 		}
 		if p.challenge != 0 {
-			w.Header().Set("WWW-Authenticate", auth.Challenge(p.challenge, ""))
+			w.Header().Set("WWW-Authenticate", auth.Challenge(p.challenge, a.metadataURL(r)))
 		}
 		writeProblem(w, p)
 	}

@@ -97,11 +97,12 @@ func (h *hubResolver) trusts(remoteAddr string) bool {
 		return false
 	}
 	peer, err := netip.ParseAddrPort(remoteAddr)
-	if err != nil {
-		return false
-	}
+	return err == nil && h.isProxy(peer.Addr().Unmap())
+}
+
+func (h *hubResolver) isProxy(address netip.Addr) bool {
 	for _, proxy := range h.config.TrustedProxies {
-		if proxy.Contains(peer.Addr().Unmap()) {
+		if proxy.Contains(address) {
 			return true
 		}
 	}

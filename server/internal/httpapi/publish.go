@@ -17,11 +17,7 @@ const formMediaType = "application/x-www-form-urlencoded"
 
 // publish answers POST on the hub URL. The order of its checks is P-21.
 func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
-	hub, resource, err := a.hubs.of(r)
-	if err != nil {
-		return err
-	}
-	grants, err := a.Auth.Authenticate(r, auth.Publisher, hub, resource)
+	hub, grants, err := a.authenticate(r, auth.Publisher)
 	if err != nil {
 		return err
 	}
@@ -37,9 +33,14 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
-	update, err := protocol.ParsePublish(body, hub, a.Limits)
+	request, err := protocol.ParsePublishRequest(body, hub, a.Limits)
 	if err != nil {
 		return err
+	}
+	update := request.Update
+	meantPrivate := request.Target && !update.Private
+	if meantPrivate && a.RefuseTarget {
+		return errTarget
 	}
 	if !grants.MayPublish(protocol.NewTopics(update.Topics)) {
 		return &auth.Error{
@@ -53,11 +54,25 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if meantPrivate {
+		a.noteTarget(r, grants.Subject)
+	}
+	if update.ID != "" {
+		a.noteID(r, grants.Subject, update.ID)
+	}
 	_ = control.SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // Spec: P-15
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = io.WriteString(w, string(id))
 	return nil
+}
+
+// errTarget is for updates that would be public against their publisher's will.
+//
+// Spec: Q-10.
+var errTarget = &protocol.FieldError{
+	Field:   "target",
+	Problem: "is of protocol 0.9, where it made updates private, and means nothing now; send the field private instead, or both",
 }
 
 func requireForm(r *http.Request) error {

@@ -2,10 +2,8 @@ package httpapi
 
 import (
 	"errors"
-	"math/rand/v2"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,24 +22,18 @@ const (
 // subscribe answers GET, HEAD and QUERY on the hub URL. The order of its checks
 // is in section 5.2.
 func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
-	hub, resource, err := a.hubs.of(r)
+	hub, grants, err := a.admit(r)
 	if err != nil {
-		return err
-	}
-	grants, err := a.Auth.Authenticate(r, auth.Subscriber, hub, resource)
-	if err != nil {
-		return err
-	}
-	if grants == nil && !a.Anonymous {
-		return &auth.Error{
-			Kind:   auth.NoCredential,
-			Reason: "subscribe request without a token; set MERCURE_ANONYMOUS=on to let such subscribers have public updates",
-		}
+		return a.postpone(w, r, hub, err)
 	}
 	request, err := a.parseSubscribe(w, r, hub)
 	if err != nil {
 		return err
 	}
+	if grants == nil && request.NoAnonymous {
+		return &auth.Error{Kind: auth.NoCredential, Reason: "subscribe request without a token, that says anonymous=off"}
+	}
+	a.noteLegacyParameters(r, request.Legacy)
 	subscription := broadcast.Subscription{
 		Matchers:      protocol.NewMatcherSet(request.Matchers),
 		Cursor:        request.Cursor,
@@ -50,6 +42,11 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if grants != nil {
 		subscription.Receiver = grants
 	}
+	release, full := a.capacity.take(a.hubs.clientAddress(r))
+	if full != nil {
+		return a.refuse(w, r, request, full)
+	}
+	defer release()
 	// A stream is open for as long as it lives.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if a.isDraining() {
@@ -60,17 +57,87 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 		return a.refuse(w, r, request, err)
 	}
 	defer stream.Close()
+	// The key may have been removed meanwhile, after the streams that were
+	// there had been ended (Z-22).
+	if grants != nil && !a.Auth().Trusts(auth.Subscriber, grants) {
+		return &auth.Error{Kind: auth.InvalidToken, Reason: "the key that verified the token was removed a moment ago"}
+	}
 
 	streamHeaders(w, request, stream.PrecedingID())
+	if grants != nil {
+		a.mark(w, r, hub)
+	}
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return nil // Spec: E-15
 	}
 	options := a.sseOptions(r, request, grants)
+	options.Gap = gapOf(request, stream.PrecedingID())
 	conn := sse.NewResponseConn(w, a.DispatchTimeout, options.Expires)
 	reason := sse.Serve(r.Context(), conn, stream, options)
 	a.Logger.Debug("stream ended", "reason", reason, "remote", r.RemoteAddr)
 	return nil
+}
+
+// admit finds out who subscribes; nil grants stand for anybody.
+//
+// Spec: S-14, S-15, S-16.
+func (a *api) admit(r *http.Request) (*protocol.HubURL, *auth.Grants, error) {
+	hub, grants, err := a.authenticate(r, auth.Subscriber)
+	switch {
+	case err != nil || grants != nil:
+		return hub, grants, err
+	case !a.Anonymous:
+		return hub, nil, &auth.Error{
+			Kind:   auth.NoCredential,
+			Reason: "subscribe request without a token; set MERCURE_ANONYMOUS=on to let such subscribers have public updates",
+		}
+	case a.refusesFallback(r):
+		return hub, nil, &auth.Error{
+			Kind:   auth.NoCredential,
+			Reason: "subscribe request without a token from a browser that had one, and MERCURE_ANONYMOUS_FALLBACK is off",
+		}
+	}
+	return hub, nil, nil
+}
+
+// authenticate returns what the credential of a request allows at the hub URL
+// it was made to.
+func (a *api) authenticate(r *http.Request, role auth.Role) (*protocol.HubURL, *auth.Grants, error) {
+	hub, resource, err := a.hubs.of(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	grants, err := a.Auth().Authenticate(r, role, hub, resource)
+	if err != nil {
+		return hub, nil, a.explain(r, hub, err)
+	}
+	a.noteLegacyCredential(r, grants)
+	return hub, grants, nil
+}
+
+// postpone turns a browser away softly if it was not judged, because the keys
+// to do so with cannot be had now.
+//
+// Spec: Q-17, S-20.
+func (a *api) postpone(w http.ResponseWriter, r *http.Request, hub *protocol.HubURL, reason error) error {
+	if problemOf(reason).status != http.StatusServiceUnavailable {
+		return reason
+	}
+	request, err := a.parseSubscribe(w, r, hub)
+	if err != nil {
+		return reason
+	}
+	return a.refuse(w, r, request, reason)
+}
+
+// gapOf: a cursor that is none of the things that mean the beginning, and was
+// not found, since what precedes the stream is the beginning.
+func gapOf(request *protocol.SubscribeRequest, preceding protocol.EventID) sse.Gap {
+	if request.Cursor == "" || request.Cursor == preceding {
+		return sse.Gap{}
+	}
+	return sse.Gap{Event: request.GapEvent, Requested: request.Cursor}
 }
 
 func (a *api) parseSubscribe(w http.ResponseWriter, r *http.Request, hub *protocol.HubURL) (*protocol.SubscribeRequest, error) {
@@ -89,7 +156,7 @@ func (a *api) parseSubscribe(w http.ResponseWriter, r *http.Request, hub *protoc
 		}
 	}
 	return protocol.ParseSubscribe(r.URL.RawQuery, body, r.Header.Values(headerLegacyCursor), protocol.SubscribeOptions{
-		Compat: a.Compat, Hub: hub, Limits: a.Limits,
+		Compat: a.Auth().Compat(), Hub: hub, Limits: a.Limits,
 	})
 }
 
@@ -113,6 +180,13 @@ func streamHeaders(w http.ResponseWriter, request *protocol.SubscribeRequest, pr
 // Spec: S-20.
 func (a *api) refuse(w http.ResponseWriter, r *http.Request, request *protocol.SubscribeRequest, reason error) error {
 	if !looksLikeEventSource(r) {
+		var (
+			full   *problem
+			denied *auth.Error
+		)
+		if errors.As(reason, &full) || errors.As(reason, &denied) {
+			return reason
+		}
 		return unavailable(reason, "The hub cannot open a stream now; try again later.")
 	}
 	a.Logger.Debug("stream refused softly", "reason", reason, "remote", r.RemoteAddr)
@@ -120,8 +194,7 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, request *protocol.S
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
-		delay := time.Second + time.Duration(rand.Int64N(int64(2*time.Second)))
-		_, _ = w.Write([]byte("retry: " + strconv.FormatInt(delay.Milliseconds(), 10) + "\n\n"))
+		_, _ = w.Write(sse.RetryBlock())
 	}
 	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// Spec: M-2, M-6, M-19
+// Spec: M-2, M-6
 func TestExact(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -33,7 +33,7 @@ func TestExact(t *testing.T) {
 	}
 }
 
-// Spec: M-2
+// Spec: M-2, M-19, X-8
 func TestWildcardUnderEveryKind(t *testing.T) {
 	t.Parallel()
 	for _, m := range []*Matcher{mustExact(t, "*"), mustPattern(t, "*"), mustSelector(t, "*")} {
@@ -44,6 +44,49 @@ func TestWildcardUnderEveryKind(t *testing.T) {
 	for _, m := range []*Matcher{mustExact(t, "a"), mustPattern(t, "*:*"), mustSelector(t, "{+a}")} {
 		if m.Wildcard() {
 			t.Errorf("%s %s is a wildcard", m.Kind(), m.Value())
+		}
+	}
+}
+
+// What is a variable in one dialect is plain text in the other.
+//
+// Spec: X-8
+func TestTemplatesAreNoPatterns(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		m     *Matcher
+		topic string
+		want  bool
+	}{
+		{mustSelector(t, "https://h/:id"), "https://h/1", false},
+		{mustSelector(t, "https://h/:id"), "https://h/:id", true},
+		{mustSelector(t, "https://h/*"), "https://h/1", false},
+		{mustPattern(t, "https://h/{id}"), "https://h/1", false},
+		{mustPattern(t, "https://h/{id}"), "https://h/id", true}, // a group without a modifier
+		{mustPattern(t, "https://h/a{/rest*}"), "https://h/a/b", false},
+		{mustPattern(t, "https://h/a{/rest*}"), "https://h/a/rest/b", true}, // text and a wildcard
+	} {
+		t.Run(name(tc.m.Kind().String(), tc.m.Value(), tc.topic), func(t *testing.T) {
+			t.Parallel()
+			if got := tc.m.Match(NewTopic(tc.topic)); got != tc.want {
+				t.Errorf("got %t, want %t", got, tc.want)
+			}
+		})
+	}
+}
+
+// The namespace is reserved for publishing only.
+//
+// Spec: N-3
+func TestReservedTopicsMatch(t *testing.T) {
+	t.Parallel()
+	const topic = "/.well-known/mercure/subscriptions/exact/a/urn%3Auuid%3A1"
+	for _, m := range []*Matcher{
+		mustExact(t, "*"), mustExact(t, topic), mustPattern(t, "/.well-known/mercure/subscriptions/:t/:m/:s"),
+		mustPattern(t, "/.well-known/mercure/*"), mustSelector(t, "/.well-known/mercure/subscriptions{/rest*}"),
+	} {
+		if !m.Match(NewTopic(topic)) {
+			t.Errorf("%s %s does not match %s", m.Kind(), m.Value(), topic)
 		}
 	}
 }
@@ -77,6 +120,9 @@ func TestMatcherKindString(t *testing.T) {
 	}
 }
 
+// Matchers with equal keys are evaluated as one.
+//
+// Spec: M-12
 func TestMatcherKey(t *testing.T) {
 	t.Parallel()
 	https1, https2, plain := mustHub(t, defaultHub), mustHub(t, "https://other.example/hub"), mustHub(t, "http://hub.example.com/.well-known/mercure")

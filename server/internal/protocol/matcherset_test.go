@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// Spec: M-4
 func TestMatcherSet(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -12,14 +12,30 @@ import (
 //
 // Spec: P-2, P-3, P-4, P-5, P-6, P-7, P-8, P-9, P-10, P-11, P-20
 func ParsePublish(body string, hub *HubURL, limits Limits) (*Update, error) {
+	request, err := ParsePublishRequest(body, hub, limits)
+	return request.Update, err
+}
+
+// PublishRequest is what a publisher sent.
+type PublishRequest struct {
+	// Update is nil if there was an error.
+	Update *Update
+	// Target: there is a field by which publishers of before 0.10 meant a
+	// private update. It is ignored, as every unknown field is (P-3, Q-10).
+	Target bool
+}
+
+// ParsePublishRequest is ParsePublish, and tells what it ignored.
+func ParsePublishRequest(body string, hub *HubURL, limits Limits) (PublishRequest, error) {
 	if exceeds(len(body), limits.BodyBytes) {
-		return nil, tooLarge("body", 0, fmt.Sprintf("must be at most %d bytes long", limits.BodyBytes))
+		return PublishRequest{}, tooLarge("body", 0, fmt.Sprintf("must be at most %d bytes long", limits.BodyBytes))
 	}
 	fields := collectPublishFields(body, limits)
 	if err := fields.checkSizes(limits); err != nil {
-		return nil, err
+		return PublishRequest{}, err
 	}
-	return fields.update(hub)
+	update, err := fields.update(hub)
+	return PublishRequest{Update: update, Target: fields.target}, err
 }
 
 // publishFields are the fields of a publish request as sent.
@@ -28,6 +44,7 @@ type publishFields struct {
 	// topicCount also counts the topics beyond the limit.
 	topicCount int
 	private    bool
+	target     bool
 	// data, id, typ and retry are the first occurrence of each. Spec: P-4
 	data, id, typ, retry string
 	seen                 map[string]bool
@@ -60,6 +77,9 @@ func collectPublishFields(body string, limits Limits) *publishFields {
 			f.first("type", &f.typ, pair.Value)
 		case "retry":
 			f.first("retry", &f.retry, pair.Value)
+		case "target":
+			f.target = true
+			continue
 		default:
 			continue // Spec: P-3
 		}

@@ -173,7 +173,7 @@ func FuzzParsePublish(f *testing.F) {
 	})
 }
 
-// Spec: P-12
+// Spec: P-12, H-1, Z-18
 func TestNewEventID(t *testing.T) {
 	t.Parallel()
 	seen := make(map[EventID]bool)

@@ -31,6 +31,20 @@ type SubscribeRequest struct {
 	// cursor_checkpoints=on, for clients that are no browser's EventSource but
 	// can read such blocks.
 	Checkpoints bool
+	// GapEvent is the type of the event that tells of a cursor that was not
+	// found (S-27), ExpiryEvent that of the warning before the token expires;
+	// empty: not asked for.
+	GapEvent, ExpiryEvent string
+	// NoAnonymous is the parameter anonymous=off: a subscriber that expects to
+	// have a credential wants to be refused without one.
+	NoAnonymous bool
+	// Legacy is what of 0.x was used.
+	Legacy LegacyUse
+}
+
+// LegacyUse says which parameters of 0.x a request has.
+type LegacyUse struct {
+	Selector, LastEventID014, LastEventID013 bool
 }
 
 // ParseSubscribe reads the parameters of a subscribe request: its raw query
@@ -62,7 +76,12 @@ func ParseSubscribe(query, body string, header []string, opts SubscribeOptions) 
 		return nil, &FieldError{Field: "request", Problem: p.missingMatcher()}
 	}
 	p.request.Cursor, p.request.HasCursor = p.cursors.choose()
-	p.request.LegacyField = p.selectors || p.cursors.legacy()
+	p.request.Legacy = LegacyUse{
+		Selector:       p.selectors,
+		LastEventID014: p.cursors.present[cursorParameter014],
+		LastEventID013: p.cursors.present[cursorParameter013],
+	}
+	p.request.LegacyField = p.request.Legacy != LegacyUse{}
 	return &p.request, nil
 }
 
@@ -97,6 +116,12 @@ func (p *subscribeParser) parameter(pair Pair, source cursorSource) error {
 		return p.matcher(pair, NewSelector)
 	case "cursor_checkpoints":
 		p.request.Checkpoints = pair.Value == "on"
+	case "anonymous":
+		p.request.NoAnonymous = pair.Value == "off"
+	case "gap_event":
+		return eventName(&p.request.GapEvent, pair)
+	case "expiry_event":
+		return eventName(&p.request.ExpiryEvent, pair)
 	}
 	if len(pair.Name) >= len("match") && strings.EqualFold(pair.Name[:len("match")], "match") {
 		// Reserved for future matcher types; ignoring one would silently drop
@@ -112,6 +137,28 @@ func (p *subscribeParser) parameter(pair Pair, source cursorSource) error {
 	}
 	return nil // Spec: S-10
 }
+
+// eventName takes the type of an event that the hub is to send on this stream.
+// The rules are those of publishers, or it could forge fields.
+//
+// Spec: S-27, P-9
+func eventName(into *string, pair Pair) error {
+	if exceeds(len(pair.Value), maxEventNameBytes) {
+		return &FieldError{Field: pair.Name, Problem: fmt.Sprintf("must be at most %d bytes long", maxEventNameBytes)}
+	}
+	if err := validateType(pair.Value); err != nil {
+		err.Field = pair.Name
+		if pair.Value == "" {
+			err.Problem = "must not be empty; give the type that the event shall have"
+		}
+		return err
+	}
+	*into = pair.Value
+	return nil
+}
+
+// maxEventNameBytes bounds what a client makes the hub repeat.
+const maxEventNameBytes = 256
 
 func (p *subscribeParser) matcher(pair Pair, compile func(string) (*Matcher, error)) error {
 	p.count++
@@ -156,6 +203,7 @@ var cursorParameters = map[string]cursorRank{
 	"last_event_id": cursorParameter,
 	"lastEventID":   cursorParameter014,
 	"Last-Event-ID": cursorParameter013,
+	"Last-Event-Id": cursorParameter013, // as much code that uses the polyfill spells it
 }
 
 // cursorSource tells the query component from the body; the former comes first
@@ -197,9 +245,4 @@ func (c *cursorSources) choose() (cursor EventID, present bool) {
 		}
 	}
 	return "", present
-}
-
-// legacy reports whether a cursor name of 0.x was used.
-func (c *cursorSources) legacy() bool {
-	return c.present[cursorParameter014] || c.present[cursorParameter013]
 }

@@ -137,7 +137,7 @@ func TestParseSubscribeRefuses(t *testing.T) {
 	}
 }
 
-// Spec: H-3, H-4, S-8, Q-23, Q-24, Q-41
+// Spec: H-3, H-4, H-12, S-8, Q-23, Q-24, Q-41
 func TestParseSubscribeCursor(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -167,6 +167,7 @@ func TestParseSubscribeCursor(t *testing.T) {
 		{"all empty", []string{""}, "lastEventId=&last_event_id=&lastEventID=&Last-Event-ID=", "last_event_id=", "", true, true},
 		{"empty header", []string{""}, "", "", "", true, false},
 		{"earliest", nil, "last_event_id=earliest", "", Earliest, true, false},
+		{"header as it is", []string{"%41+ \u00E9"}, "", "", "%41+ \u00E9", true, false},
 		{"decoded", nil, "last_event_id=a+b%2Bc%C3%A9", "", "a b+c\u00E9", true, false},
 		{"other spelling is another parameter", nil, "Last_Event_Id=x&last-event-id=y", "", "", false, false},
 	} {

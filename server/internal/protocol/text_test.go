@@ -79,7 +79,7 @@ func TestValidateTopic(t *testing.T) {
 	}
 }
 
-// Spec: P-8
+// Spec: P-8, H-6
 func TestValidateID(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

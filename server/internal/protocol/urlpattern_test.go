@@ -253,6 +253,33 @@ func TestURLPatternFollowsTheHubURL(t *testing.T) {
 	}
 }
 
+// What issuers and subscribers should know before they use a pattern.
+//
+// Spec: M-13, M-15
+func TestURLPatternConsequences(t *testing.T) {
+	t.Parallel()
+	testPatterns(t, defaultHub, []patternCase{
+		// A pattern of one URL covers more than that URL.
+		{"https://shop.example/orders/1", "https://shop.example/orders/1", true},
+		{"https://shop.example/orders/1", "https://shop.example/orders/1?full", true},
+		{"https://shop.example/orders/1", "https://shop.example/orders/1#total", true},
+		{"https://shop.example/orders/1", "https://u:p@shop.example/orders/1", true},
+		{"https://shop.example/orders/1", "https://shop.example/orders/1/", false},
+		// A topic that is no URL is next to the hub.
+		{"/.well-known/:room", "chat-room-12", true},
+		{"chat-room-*", "chat-room-12", true},
+		{"/:room", "chat-room-12", false},
+		// One with a colon may be an opaque URI.
+		{`tenant\:*`, "tenant:acme", true},
+		{"/.well-known/*", "tenant:acme", false},
+	})
+	for _, topic := range []string{"https://shop.example/orders/1?full", "https://u:p@shop.example/orders/1"} {
+		if mustExact(t, "https://shop.example/orders/1").Match(NewTopic(topic)) {
+			t.Errorf("exact covers %s", topic)
+		}
+	}
+}
+
 // Simple patterns must not pay for a regular expression.
 func TestURLPatternFastPaths(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ const (
 	TooSlow      Reason = "too_slow"      // it took nothing for the dispatch timeout
 	Lifetime     Reason = "lifetime"      // the longest life of a stream is over
 	TokenExpired Reason = "token_expired" // its token's exp has come
+	KeyRemoved   Reason = "key_removed"   // the key that verified its token was
 	Shutdown     Reason = "shutdown"      // the hub stops
 	Interrupted  Reason = "interrupted"   // the log cannot be continued; the client resumes by id
 )
@@ -54,6 +56,13 @@ type Options struct {
 	// InitialCheckpoint is set.
 	Checkpoints       bool
 	InitialCheckpoint bool
+	Gap               Gap
+	// ExpiryEvent is the type of an event that comes shortly before Expires;
+	// empty: none.
+	ExpiryEvent string
+	// SpreadReturn tells the client when to come back, if the hub stops: each at
+	// another time.
+	SpreadReturn bool
 	// SeparateWrites turns sharing off (W-9).
 	SeparateWrites bool
 	// Away says whether the log is unreachable, so that a stream would not be
@@ -112,17 +121,13 @@ func (s *server) serve(ctx context.Context) Reason {
 		expiry = newTimer(max(time.Until(o.Expires), 1))
 	}
 	defer expiry.stop()
+	warning := newTimer(o.untilWarning())
+	defer warning.stop()
 	retry := newTimer(0)
 	defer func() { retry.stop() }()
 
-	// Spec: S-19, W-8.
-	if err := s.write([]byte(protocol.Comment)); err != nil {
+	if err := s.begin(); err != nil {
 		return s.reasonOf(err)
-	}
-	if o.Checkpoints && o.InitialCheckpoint {
-		if err := s.checkpoint(true); err != nil {
-			return s.reasonOf(err)
-		}
 	}
 	for {
 		if o.expired() {
@@ -131,7 +136,9 @@ func (s *server) serve(ctx context.Context) Reason {
 		sent, more, err := s.sendNext(ctx)
 		switch {
 		case errors.Is(err, broadcast.ErrEnded):
-			return Shutdown
+			return s.farewell()
+		case errors.Is(err, broadcast.ErrRevoked):
+			return KeyRemoved
 		case errors.Is(err, broadcast.ErrInterrupted):
 			return Interrupted
 		case errors.Is(err, errWrite):
@@ -165,12 +172,47 @@ func (s *server) serve(ctx context.Context) Reason {
 				return Lifetime
 			}
 			lifetime.reset(retryDelay) // Spec: S-28
+		case <-warning.c:
+			if err := s.warnOfExpiry(); err != nil {
+				return s.reasonOf(err)
+			}
+			heartbeat.reset(o.Heartbeat)
 		case <-expiry.c:
 			return TokenExpired
 		case <-ctx.Done():
 			return ClientGone
 		}
 	}
+}
+
+// farewell is the end of a stream of a hub that stops.
+func (s *server) farewell() Reason {
+	if s.options.SpreadReturn {
+		_ = s.write(RetryBlock()) // a client that does not take it comes back all the same
+	}
+	return Shutdown
+}
+
+// RetryBlock tells a client to come back in one to three seconds.
+func RetryBlock() []byte {
+	delay := time.Second + rand.N(2*time.Second)
+	return []byte("retry: " + strconv.FormatInt(delay.Milliseconds(), 10) + "\n\n")
+}
+
+// begin writes what comes before the first update.
+//
+// Spec: S-19, W-8, S-26, S-27.
+func (s *server) begin() error {
+	if err := s.write([]byte(protocol.Comment)); err != nil {
+		return err
+	}
+	switch {
+	case s.options.Gap.Event != "":
+		return s.gap()
+	case s.options.Checkpoints && s.options.InitialCheckpoint:
+		return s.checkpoint(true)
+	}
+	return nil
 }
 
 func (o Options) expired() bool { return !o.Expires.IsZero() && !time.Now().Before(o.Expires) }

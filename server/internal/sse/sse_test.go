@@ -184,6 +184,53 @@ func TestLifetimeIsSuspendedWhileTheLogIsAway(t *testing.T) {
 	})
 }
 
+// Spec: S-27. The place a stream starts from comes before everything else.
+func TestGapEvent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &conn{}
+		serve(t, c, sse.Options{Gap: sse.Gap{Event: "gap", Requested: `a"<b`}, Checkpoints: true, Lifetime: time.Minute}, broadcast.Subscription{},
+			func(publish func(...int)) {
+				<-time.After(time.Second)
+				publish(1)
+			})
+		want := []string{
+			`0s ":\n"`,
+			`0s "event: gap\nid: earliest\ndata: {\"requested\":\"a\\\"\\u003cb\",\"actual\":\"earliest\"}\n\n"`,
+			`1s "id: id1\ndata: 1\n\n"`,
+		}
+		if !slices.Equal(c.writes, want) {
+			t.Errorf("got %q, want %q", c.writes, want)
+		}
+	})
+}
+
+// The warning comes half a minute before the end, or when half of what remains
+// is over; it moves no cursor and delays nothing. Spec: S-21
+func TestExpiryEvent(t *testing.T) {
+	t.Parallel()
+	for remaining, want := range map[time.Duration]time.Duration{
+		10 * time.Minute: 9*time.Minute + 30*time.Second,
+		time.Minute:      30 * time.Second,
+		40 * time.Second: 20 * time.Second,
+		2 * time.Second:  time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &conn{}
+			began := time.Now()
+			expires := began.Add(remaining)
+			reason := serve(t, c, sse.Options{Expires: expires, ExpiryEvent: "bye"}, broadcast.Subscription{}, nil)
+			writes := []string{
+				`0s ":\n"`,
+				fmt.Sprintf("%s %q", want, "event: bye\ndata: {\"expires\":\""+expires.UTC().Format(time.RFC3339)+"\"}\n\n"),
+			}
+			if reason != sse.TokenExpired || time.Since(began) != remaining || !slices.Equal(c.writes, writes) {
+				t.Errorf("%s after %s and %q, want %q", reason, time.Since(began), c.writes, writes)
+			}
+		})
+	}
+}
+
 func TestCheckpoints(t *testing.T) { // Spec: S-26
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
