@@ -148,7 +148,7 @@ func dataDir(t *testing.T) string {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "serve", "config", "migrate", "migrate up", "migrate down", "migrate status", "token", "publish", "subscribe", "version"} {
+	for _, command := range []string{"", "serve", "config", "migrate", "migrate up", "migrate down", "migrate status", "token", "token check", "publish", "subscribe", "version", "help"} {
 		r := invoke(t, nil, append(strings.Fields(command), "--help")...).want(t, exitOK)
 		if !strings.HasPrefix(r.stdout, "Usage: cinnabar") || command != "" && !strings.Contains(r.stdout, "Example") || r.stderr != "" {
 			t.Errorf("help of %q:\n%s%s", command, r.stdout, r.stderr)

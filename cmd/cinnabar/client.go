@@ -72,6 +72,10 @@ func devToken(hub *url.URL, publish bool) (string, error) {
 		Dialect: server.Dialect1, Key: key, Issuer: devIssuer, Expires: time.Now().Add(time.Hour),
 		Audience: devHubURL(net.JoinHostPort(hub.Hostname(), port)),
 	}
+	if hub.Path != hubPath {
+		// Its operator has set MERCURE_PUBLIC_URL, and this is it.
+		spec.Audience = (&url.URL{Scheme: hub.Scheme, Host: hub.Host, Path: hub.Path, RawPath: hub.RawPath}).String()
+	}
 	everything := []server.MatcherSpec{{Match: "*"}}
 	if publish {
 		spec.Publish = everything

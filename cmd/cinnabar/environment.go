@@ -52,6 +52,12 @@ func newEnvironment(environ []string) *environment {
 	return e
 }
 
+// fresh returns the environment as if nothing had been looked up: files are
+// read again.
+func (e *environment) fresh() *environment {
+	return &environment{values: e.values, found: map[string]lookup{}}
+}
+
 func (e *environment) addProblem(variable string, err error) {
 	e.problems = append(e.problems, problem{variable: variable, err: err})
 }
@@ -73,6 +79,12 @@ func (e *environment) lookup(variable string) lookup {
 	}
 	e.found[variable] = result
 	return result
+}
+
+// variable is lookup where a problem is the caller's.
+func (e *environment) variable(name string) (string, error) {
+	found, err := e.read(name)
+	return found.value, err
 }
 
 func (e *environment) read(variable string) (lookup, error) {
@@ -102,12 +114,13 @@ func (e *environment) read(variable string) (lookup, error) {
 }
 
 // secretVariables are never shown.
-var secretVariables = regexp.MustCompile(`^(DATABASE_URL|MERCURE_DATABASE_LISTEN_URL|.*_KEY|.*_TOKEN|.*_SECRET)$`)
+var secretVariables = regexp.MustCompile(`^(DATABASE_URL|MERCURE_DATABASE_LISTEN_URL|MERCURE_ISSUERS|.*_KEY|.*_TOKEN|.*_SECRET)$`)
 
-// passwords finds what looks like one in an address.
+// passwords finds what looks like one in an address, and access tokens.
 var passwords = []*regexp.Regexp{
 	regexp.MustCompile(`(://[^:/?#\s]*:)\S+(@)`),
 	regexp.MustCompile(`(?i)(password=)(?:'[^']*'|[^\s&]+)()`),
+	regexp.MustCompile(`()\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?()`),
 }
 
 // scrub is the last line of defence: messages should not contain secrets in

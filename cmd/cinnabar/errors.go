@@ -46,6 +46,7 @@ func (a *app) report(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, errSaid):
 	case errors.As(err, &usage):
 		command := usage.command
 		if command == "" {

@@ -46,10 +46,10 @@ func invokeWith(t *testing.T, env []string, stdin string, terminal bool, args ..
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	a := &app{
-		env: newEnvironment(env), stdin: strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
+		args: args, env: newEnvironment(env), stdin: strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
 		onTerminal: func(any) bool { return terminal },
 	}
-	code := a.report(a.run(ctx, args))
+	code := a.report(a.run(ctx))
 	if ctx.Err() != nil {
 		t.Fatalf("%q does not end\nstdout:\n%s\nstderr:\n%s", args, stdout.String(), stderr.String())
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"text/tabwriter"
@@ -66,11 +67,31 @@ func (f *databaseFlags) use(ctx context.Context, a *app, use func(ctx context.Co
 	})
 }
 
-type migrateUpCmd struct{ databaseFlags }
+// hubPathFlags say which path publishers are to be kept out of.
+type hubPathFlags struct {
+	PublicURL string `name:"public-url" setting:"MERCURE_PUBLIC_URL" placeholder:"URL" help:"URL of the hub, as for serve. Publishing under its path from SQL is refused. By default the path stays what it is."`
+}
+
+// reservedPath is empty if no URL was given.
+func (f *hubPathFlags) reservedPath() (string, error) {
+	if f.PublicURL == "" {
+		return "", nil
+	}
+	path, err := server.ReservedPath(f.PublicURL)
+	if err != nil {
+		return "", &configError{problems: []string{err.Error()}}
+	}
+	return path, nil
+}
+
+type migrateUpCmd struct {
+	databaseFlags
+	hubPathFlags
+}
 
 // Help implements kong.HelpProvider.
 func (*migrateUpCmd) Help() string {
-	return `Several may run at once; one does the work, the others wait.
+	return `Several may run at once; one does the work, the others wait. The path of the hub can be changed only while no hub runs.
 
 Example:
 
@@ -79,6 +100,10 @@ Example:
 
 // Run is called by kong.
 func (c *migrateUpCmd) Run(ctx context.Context, a *app) error {
+	path, err := c.reservedPath()
+	if err != nil {
+		return err
+	}
 	return c.use(ctx, a, func(ctx context.Context, runner migrations.Runner) error {
 		applied, err := runner.Up(ctx)
 		if len(applied) > 0 {
@@ -92,7 +117,17 @@ func (c *migrateUpCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return fmt.Errorf("migrate up: %w", err)
 		}
-		_, err = fmt.Fprintf(a.stdout, "The database is at version %d.\n", migrations.Latest())
+		text := fmt.Sprintf("The database is at version %d.\n", migrations.Latest())
+		if path != "" {
+			changed, err := runner.SetHubPath(ctx, path)
+			if err != nil {
+				return fmt.Errorf("migrate up: %w", err)
+			}
+			if changed {
+				text += fmt.Sprintf("The path of the hub is %s now.\n", path)
+			}
+		}
+		_, err = io.WriteString(a.stdout, text)
 		return err
 	})
 }
@@ -168,7 +203,10 @@ func newestApplied(ctx context.Context, runner migrations.Runner) (*migrations.M
 	return nil, nil
 }
 
-type migrateStatusCmd struct{ databaseFlags }
+type migrateStatusCmd struct {
+	databaseFlags
+	hubPathFlags
+}
 
 // Help implements kong.HelpProvider.
 func (*migrateStatusCmd) Help() string {
@@ -179,6 +217,10 @@ func (*migrateStatusCmd) Help() string {
 
 // Run is called by kong.
 func (c *migrateStatusCmd) Run(ctx context.Context, a *app) error {
+	wanted, err := c.reservedPath()
+	if err != nil {
+		return err
+	}
 	return c.use(ctx, a, func(ctx context.Context, runner migrations.Runner) error {
 		list, err := runner.Status(ctx)
 		if err != nil {
@@ -192,6 +234,16 @@ func (c *migrateStatusCmd) Run(ctx context.Context, a *app) error {
 				run = m.AppliedAt.UTC().Format(time.RFC3339)
 			}
 			fmt.Fprintf(table, "%d\t%s\t%s\n", m.Version, m.Name, run)
+		}
+		path, err := runner.HubPath(ctx)
+		if err != nil {
+			return fmt.Errorf("read the path of the hub: %w", err)
+		}
+		if path != "" {
+			fmt.Fprintf(table, "\nThe path of the hub is %s.\n", path)
+		}
+		if path != "" && wanted != "" && path != wanted {
+			fmt.Fprintf(table, "MERCURE_PUBLIC_URL says %s: stop the hubs and run cinnabar migrate up, or let serve do it.\n", wanted)
 		}
 		return table.Flush()
 	})

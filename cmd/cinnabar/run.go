@@ -28,14 +28,16 @@ type commands struct {
 	Serve     serveCmd     `cmd:"" help:"Run a hub."`
 	Config    configCmd    `cmd:"" help:"Show the settings serve would use, where each comes from, and what is wrong with them."`
 	Migrate   migrateCmd   `cmd:"" help:"Create, update or inspect the database schema."`
-	Token     tokenCmd     `cmd:"" help:"Make an access token."`
+	Token     tokenCmd     `cmd:"" help:"Make an access token, or explain one."`
 	Publish   publishCmd   `cmd:"" help:"Publish an update to a hub."`
 	Subscribe subscribeCmd `cmd:"" help:"Print the updates of a hub as they come."`
 	Version   versionCmd   `cmd:"" help:"Show which build this is."`
+	HelpOn    helpCmd      `cmd:"" name:"help" help:"Show what a command does and understands."`
 }
 
 // app is one invocation: what it was given and where it writes.
 type app struct {
+	args   []string
 	env    *environment
 	stdin  io.Reader
 	stdout io.Writer
@@ -50,17 +52,17 @@ type app struct {
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{
-		env: newEnvironment(environ), stdin: stdin, stdout: stdout, stderr: stderr, onTerminal: isTerminal,
+		args: args, env: newEnvironment(environ), stdin: stdin, stdout: stdout, stderr: stderr, onTerminal: isTerminal,
 	}
-	return a.report(a.run(ctx, args))
+	return a.report(a.run(ctx))
 }
 
-func (a *app) run(ctx context.Context, args []string) error {
+func (a *app) run(ctx context.Context) error {
 	parser, err := a.parser()
 	if err != nil {
 		return err
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(a.args)
 	switch {
 	case errors.Is(err, errHelpShown):
 		return nil
@@ -83,7 +85,7 @@ func (a *app) parser() (*kong.Kong, error) {
 		kong.Resolvers(kong.ResolverFunc(a.resolve)),
 		kong.PostBuild(func(k *kong.Kong) error {
 			k.Model.HelpFlag = k.Model.Flags[0]
-			return nil
+			return hideSettings(k)
 		}),
 		kong.TypeMapper(reflect.TypeFor[server.Switch](), switchMapper{}),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),

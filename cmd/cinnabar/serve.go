@@ -27,6 +27,7 @@ func (*serveCmd) Help() string {
 Each variable may also be given as a file: MERCURE_PUBLISHER_JWT_KEY_FILE=/run/secrets/key.
 
 Hubs with the same DATABASE_URL are a cluster. The hub stops on SIGINT and SIGTERM, and at once on the second one.
+On SIGHUP it reads the files of its keys again, and its JWK sets; streams whose key is gone end, others stay.
 
 Examples:
 
@@ -47,11 +48,17 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	for _, warning := range warnings {
 		logger.Warn("configuration", "warning", a.env.scrub(warning))
 	}
+	var hangups chan os.Signal // none, with --dev: there it means that the terminal was closed
+	if !c.DevMode {
+		hangups = make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
 	config := c.Config
 	config.Logger = logger
 	err := withDatabase(ctx, string(config.DatabaseURL), c.DataDir, logger, func(ctx context.Context, url string, private *localpg.Server) error {
 		config.DatabaseURL = server.Secret(url)
-		return c.serve(ctx, a, config, private)
+		return c.serve(ctx, a, config, private, hangups)
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped while starting
@@ -59,19 +66,23 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	return err
 }
 
-func (c *serveCmd) serve(ctx context.Context, a *app, config server.Config, private *localpg.Server) error {
+func (c *serveCmd) serve(ctx context.Context, a *app, config server.Config, private *localpg.Server, hangups <-chan os.Signal) error {
 	hub, err := server.New(config)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	ended := make(chan struct{})
-	if !c.DevMode {
-		group.Go(func() error { // ends with ctx
-			ignoreHangup(ctx, config.Logger)
-			return nil
-		})
-	}
+	group.Go(func() error { // ends with ctx
+		for {
+			select {
+			case <-hangups:
+				c.reload(ctx, a, hub, config)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	group.Go(func() error {
 		defer close(ended)
 		return hub.Run(ctx)
@@ -87,23 +98,6 @@ func (c *serveCmd) serve(ctx context.Context, a *app, config server.Config, priv
 		})
 	}
 	return group.Wait()
-}
-
-// ignoreHangup keeps a SIGHUP, which many daemons take for a wish to reload,
-// from ending the hub. With --dev it still does: there it means that the
-// terminal was closed.
-func ignoreHangup(ctx context.Context, logger *slog.Logger) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
-	for {
-		select {
-		case <-hangups:
-			logger.Warn("SIGHUP is ignored: settings are read at start")
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func (c *serveCmd) banner(a *app, config server.Config, private *localpg.Server) banner {

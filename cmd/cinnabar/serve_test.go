@@ -60,6 +60,40 @@ func interrupt(t *testing.T, p *process, signal os.Signal) {
 	}
 }
 
+// Spec: Z-22.
+func TestHangupReloadsKeys(t *testing.T) {
+	t.Parallel()
+	key := filepath.Join(t.TempDir(), "key")
+	write := func(secret string) {
+		t.Helper()
+		if err := os.WriteFile(key, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("the first secret of the publishers")
+	hub := startProcess(t, []string{
+		"DATABASE_URL=" + dbtest.New(t).URL, "MERCURE_ADDR=127.0.0.1:0", "MERCURE_ANONYMOUS=on", "MERCURE_PUBLISHER_JWT_KEY_FILE=" + key,
+	}, "serve")
+	address := "CINNABAR_HUB_URL=http://" + jsonField(t, hub.stderr.await(t, `"hub started"`), "address") + hubPath
+	publish := func(secret string, want int) {
+		t.Helper()
+		token := invoke(t, []string{"MERCURE_PUBLISHER_JWT_KEY=" + secret}, "token", "--protocol=0.x", "--publish=*").want(t, exitOK)
+		invoke(t, []string{address, "CINNABAR_TOKEN=" + strings.TrimSpace(token.stdout)}, "publish", "--topic=https://e/1", "x").want(t, want)
+	}
+	publish("the first secret of the publishers", exitOK)
+
+	write("the second secret of the publishers")
+	interrupt(t, hub, syscall.SIGHUP)
+	hub.stderr.await(t, `"keys reloaded"`)
+	publish("the second secret of the publishers", exitOK)
+	publish("the first secret of the publishers", exitFailure)
+
+	write("") // what cannot be used changes nothing
+	interrupt(t, hub, syscall.SIGHUP)
+	hub.stderr.await(t, "reload refused")
+	publish("the second secret of the publishers", exitOK)
+}
+
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	env := []string{"DATABASE_URL=" + dbtest.New(t).URL, "MERCURE_ADDR=127.0.0.1:0", "MERCURE_ANONYMOUS=on", "MERCURE_PUBLISHER_JWT_KEY=secret-of-publishers"}

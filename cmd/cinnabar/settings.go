@@ -186,6 +186,9 @@ func (h *hubFlags) load(ctx context.Context, a *app) (list []*setting, problems,
 	return list, problems, warnings
 }
 
+// unset is shown for no value.
+const unset = "-"
+
 // shown is a value as it may be printed.
 func (s *setting) shown() string {
 	switch value := s.flag.Target.Interface().(type) {
@@ -197,13 +200,13 @@ func (s *setting) shown() string {
 		if text := fmt.Sprint(value); text != "" {
 			return text
 		}
-		return "-"
+		return unset
 	}
 }
 
 func shownSecret(variable, value string) string {
 	if value == "" {
-		return "-"
+		return unset
 	}
 	if value == privateDatabase {
 		return value

@@ -108,7 +108,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}{
 		{"misspelt", []string{"MERCURE_ADR=:1"}, nil, "MERCURE_ADR: is not a setting; did you mean MERCURE_ADDR?"},
 		{"letters swapped", []string{"MERCURE_HAERTBEAT=1s"}, nil, "MERCURE_HAERTBEAT: is not a setting; did you mean MERCURE_HEARTBEAT?"},
-		{"compat off without issuers", []string{"MERCURE_COMPAT=off", "MERCURE_PUBLISHER_JWT_KEY=a secret that is longer than it has to be"}, nil, "MERCURE_COMPAT: is off, so tokens must be of protocol 1.0, but no issuer is trusted; set MERCURE_TRUSTED_ISSUERS"},
+		{"compat off without issuers", []string{"MERCURE_COMPAT=off", "MERCURE_PUBLISHER_JWT_KEY=a secret that is longer than it has to be"}, nil, "MERCURE_COMPAT: is off, so tokens must be of protocol 1.0, but the keys belong to no issuer; set MERCURE_TRUSTED_ISSUERS, or MERCURE_COMPAT=on"},
 		{"a resource with a fragment", []string{"MERCURE_RESOURCE_IDENTIFIER=foo#bar"}, nil, `MERCURE_RESOURCE_IDENTIFIER: "foo#bar" is not an absolute URL without a fragment`},
 		{"a proxy with a zone", []string{"MERCURE_TRUSTED_PROXIES=fe80::1%eth0"}, nil, `MERCURE_TRUSTED_PROXIES: "fe80::1%eth0" is neither an address without a zone nor a network such as 10.0.0.0/8`},
 		{"a private listen address", []string{"MERCURE_DATABASE_LISTEN_URL=private"}, nil, "MERCURE_DATABASE_LISTEN_URL: is not a PostgreSQL connection string such as postgres://app@localhost/app; special characters in the password must be percent-encoded"},
@@ -123,7 +123,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			nil,
 			"MERCURE_EXTRA_DIRECTIVES: directives of the reference hub are not read; set MERCURE_ANONYMOUS=on for anonymous, " +
 				"MERCURE_CORS_ALLOWED_ORIGINS='https://a.example https://b.example' for cors_origins, MERCURE_SUBSCRIPTIONS=on for subscriptions" +
-				notYet("MERCURE_SUBSCRIPTIONS") + ", MERCURE_PUBLISHER_JWT_KEY for publisher_jwt, DATABASE_URL for transport instead; nothing corresponds to demo",
+				notSupported("MERCURE_SUBSCRIPTIONS") + ", MERCURE_PUBLISHER_JWT_KEY for publisher_jwt, DATABASE_URL for transport instead; nothing corresponds to demo",
 		},
 		{"value and file", []string{"MERCURE_ADDR=:1", "MERCURE_ADDR_FILE=x"}, nil, "MERCURE_ADDR: is set, and so is MERCURE_ADDR_FILE; set only one of them"},
 		{"missing file", []string{"MERCURE_ADDR_FILE=/missing/file"}, nil, "MERCURE_ADDR_FILE: cannot read /missing/file: no such file or directory"},
@@ -152,20 +152,20 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 }
 
-// notYet is what is said about a setting that does not exist yet.
-func notYet(variable string) string {
+// notSupported is what is said about a setting that does not exist yet.
+func notSupported(variable string) string {
 	for _, s := range server.Settings() {
 		if s.Variable == variable {
 			return ""
 		}
 	}
-	return " (which is not supported yet)"
+	return notYet
 }
 
 func TestPlannedSettingsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, variable := range plannedVariables {
-		if notYet(variable) == "" {
+		if notSupported(variable) == "" {
 			continue
 		}
 		r := invoke(t, []string{"DATABASE_URL=postgres://127.0.0.1:1/db", "MERCURE_ANONYMOUS=on", variable + "=on"}, "serve").want(t, exitFailure)

@@ -11,6 +11,11 @@ import (
 )
 
 type tokenCmd struct {
+	Make  tokenMakeCmd  `cmd:"" default:"withargs" help:"Make an access token; the word make can be left out."`
+	Check tokenCheckCmd `cmd:"" help:"Explain, rule by rule, what a hub makes of a token."`
+}
+
+type tokenMakeCmd struct {
 	Publish   []string `sep:"none" placeholder:"MATCHER" help:"Topics to publish to; repeatable. A topic, exact:TOPIC, urlpattern:PATTERN, or *. In 0.x tokens a topic, a URI template, or *."`
 	Subscribe []string `sep:"none" placeholder:"MATCHER" help:"Topics whose private updates may be received; repeatable."`
 	Payload   string   `placeholder:"JSON" help:"What active subscriptions show about the subscriber: a JSON object, in 0.x tokens any value."`
@@ -29,12 +34,12 @@ type tokenCmd struct {
 }
 
 // Help implements kong.HelpProvider.
-func (*tokenCmd) Help() string {
+func (*tokenMakeCmd) Help() string {
 	return `The key is, in this order: --key or --key-file; that of --dev; MERCURE_PUBLISHER_JWT_KEY if only --publish is given,
 else MERCURE_SUBSCRIBER_JWT_KEY. (These also exist with _FILE.) So in the environment of a hub this makes tokens for it,
 as long as its keys are secrets; with public keys in the hub, the private one has to be given here.
 
-Only the token is printed.
+Only the token is printed. What a hub makes of a token is explained by: cinnabar token check.
 
 Examples:
 
@@ -47,7 +52,7 @@ Examples:
 }
 
 // Run is called by kong.
-func (c *tokenCmd) Run(a *app) error {
+func (c *tokenMakeCmd) Run(a *app) error {
 	token, err := c.mint(a)
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func (c *tokenCmd) Run(a *app) error {
 	return err
 }
 
-func (c *tokenCmd) mint(a *app) (string, error) {
+func (c *tokenMakeCmd) mint(a *app) (string, error) {
 	spec, err := c.spec(a)
 	if err != nil {
 		return "", err
@@ -68,7 +73,7 @@ func (c *tokenCmd) mint(a *app) (string, error) {
 	return token, err
 }
 
-func (c *tokenCmd) spec(a *app) (spec server.TokenSpec, err error) {
+func (c *tokenMakeCmd) spec(a *app) (spec server.TokenSpec, err error) {
 	spec = server.TokenSpec{
 		Dialect: server.Dialect1, KeyID: c.Kid, Subject: c.Subject,
 		Issuer: c.Issuer, Audience: c.Audience,
@@ -98,10 +103,10 @@ func (c *tokenCmd) spec(a *app) (spec server.TokenSpec, err error) {
 }
 
 // defaults are those of the hub whose environment this is.
-func (c *tokenCmd) defaults(a *app) (issuer, audience string) {
+func (c *tokenMakeCmd) defaults(a *app) (issuer, audience string) {
 	issuer, audience = c.Issuer, c.Audience
 	if c.Dev {
-		return either(issuer, devIssuer), either(audience, devHubURL(devAddr))
+		issuer = either(issuer, devIssuer)
 	}
 	if issuer == "" {
 		issuer = firstOf(a.env.lookup("MERCURE_TRUSTED_ISSUERS").value)
@@ -111,10 +116,13 @@ func (c *tokenCmd) defaults(a *app) (issuer, audience string) {
 			audience = a.env.lookup(variable).value
 		}
 	}
+	if c.Dev {
+		audience = either(audience, devHubURL(devAddr))
+	}
 	return issuer, audience
 }
 
-func (c *tokenCmd) signingKey(a *app) (server.SigningKey, error) {
+func (c *tokenMakeCmd) signingKey(a *app) (server.SigningKey, error) {
 	material, source, alg := string(c.Key), "--key", c.Alg
 	switch {
 	case material != "" && c.KeyFile != "":
@@ -154,7 +162,7 @@ func (c *tokenCmd) signingKey(a *app) (server.SigningKey, error) {
 }
 
 // warnAboutOtherKey speaks up where one token cannot serve both roles.
-func (a *app) warnAboutOtherKey(c *tokenCmd) {
+func (a *app) warnAboutOtherKey(c *tokenMakeCmd) {
 	publisher := a.env.lookup("MERCURE_PUBLISHER_JWT_KEY")
 	if len(c.Publish) > 0 && len(c.Subscribe) > 0 && publisher.ok && publisher.value != a.env.lookup("MERCURE_SUBSCRIBER_JWT_KEY").value {
 		a.complain("warning: publishers have another key here, so this token can be used to subscribe only; make two")

@@ -140,6 +140,14 @@ func TestTokenRoundTrip(t *testing.T) {
 	if r.stdout != "one\n" {
 		t.Errorf("received %q", r.stdout)
 	}
+	check := func(code int, args ...string) {
+		t.Helper()
+		invoke(t, modern, append([]string{"token", "check"}, args...)...).want(t, code)
+	}
+	check(exitOK, "--as=publisher", "--topic=https://e/1", publisher)
+	check(exitOK, "--as=subscriber", "--topic=https://e/1", subscriber)
+	check(exitFailure, "--as=publisher", "--topic=https://e/1", subscriber)
+	check(exitFailure, "--as=publisher", "--topic=https://e/2", publisher)
 	// The keys of one role are no good for the other, nor is the grant.
 	r = invoke(t, nil, "publish", "--hub", hub, "--token", subscriber, "--topic=https://e/1", "x").want(t, exitFailure)
 	if !strings.HasPrefix(r.stderr, "cinnabar: the hub answered 401 Unauthorized") {

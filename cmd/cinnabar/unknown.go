@@ -13,60 +13,12 @@ import (
 // somebody else uses.
 const settingPrefix = "MERCURE_"
 
-// applicationVariables configure those who talk to a hub. They often share a
-// file with the hub's own settings.
-//
-// Spec: section 15.2.
-var applicationVariables = map[string]string{ //nolint:gosec // explains credentials, holds none
-	"MERCURE_URL":        "tells applications where the hub is",
-	"MERCURE_JWT_SECRET": "is what applications sign tokens with; the hub reads MERCURE_PUBLISHER_JWT_KEY and MERCURE_SUBSCRIBER_JWT_KEY",
-}
-
-// referenceVariables are settings of the reference hub with another meaning or
-// none here, and what to do about each.
-//
-// Spec: section 15.2.
-var referenceVariables = map[string]string{
-	"MERCURE_TRANSPORT_URL": "history is kept in PostgreSQL; set DATABASE_URL to the address of a database instead",
-	"MERCURE_LICENSE":       "no licence key is needed; remove it",
-}
-
-// extraDirectives is handled apart: it holds settings.
-const extraDirectives = "MERCURE_EXTRA_DIRECTIVES"
-
 // plannedVariables are reserved for what is not built yet. One that has become
 // a setting is known before this list is asked.
 var plannedVariables = []string{
 	"MERCURE_ADMIN_ADDR",
-	"MERCURE_PUBLISHER_JWKS_URL", "MERCURE_SUBSCRIBER_JWKS_URL", "MERCURE_ISSUERS",
 	"MERCURE_SUBSCRIPTIONS",
-	"MERCURE_DRAIN_TIMEOUT",
 	"MERCURE_HISTORY_MAX_AGE", "MERCURE_HISTORY_MAX_UPDATES", "MERCURE_HISTORY_MAX_BYTES",
-}
-
-// standaloneVariables were read by the reference hub before it had a prefix.
-// Only names that are hardly anybody else's are listed, and they only warn.
-//
-// Spec: section 15.1.
-var standaloneVariables = map[string]string{
-	"JWT_KEY":                 "MERCURE_PUBLISHER_JWT_KEY and MERCURE_SUBSCRIBER_JWT_KEY",
-	"JWT_ALGORITHM":           "MERCURE_PUBLISHER_JWT_ALG and MERCURE_SUBSCRIBER_JWT_ALG",
-	"PUBLISHER_JWT_KEY":       "MERCURE_PUBLISHER_JWT_KEY",
-	"PUBLISHER_JWT_ALGORITHM": "MERCURE_PUBLISHER_JWT_ALG",
-	"SUBSCRIBER_JWT_KEY":      "MERCURE_SUBSCRIBER_JWT_KEY",
-
-	"SUBSCRIBER_JWT_ALGORITHM": "MERCURE_SUBSCRIBER_JWT_ALG",
-	"ALLOW_ANONYMOUS":          "MERCURE_ANONYMOUS",
-	"CORS_ALLOWED_ORIGINS":     "MERCURE_CORS_ALLOWED_ORIGINS",
-	"PUBLISH_ALLOWED_ORIGINS":  "MERCURE_PUBLISH_ALLOWED_ORIGINS",
-	"HEARTBEAT_INTERVAL":       "MERCURE_HEARTBEAT",
-	"DISPATCH_TIMEOUT":         "MERCURE_DISPATCH_TIMEOUT",
-	"TRANSPORT_URL":            "DATABASE_URL",
-	"USE_FORWARDED_HEADERS":    "MERCURE_TRUSTED_PROXIES",
-	"EXTRA_DIRECTIVES":         "the settings that `cinnabar serve --help` lists",
-
-	"CADDY_EXTRA_CONFIG":            "the settings that `cinnabar serve --help` lists",
-	"CADDY_SERVER_EXTRA_DIRECTIVES": "the settings that `cinnabar serve --help` lists",
 }
 
 // orchestrated matches what Kubernetes and container links put into the
@@ -82,10 +34,11 @@ func isOrchestrated(name, value string) bool {
 
 // checkNames looks for variables that the hub will not do anything with.
 func (e *environment) checkNames(known []string) (problems, warnings []string) {
+	moved := e.movedHere()
 	for _, name := range slices.Sorted(maps.Keys(e.values)) {
 		base := strings.TrimSuffix(name, fileSuffix)
-		if successor, ok := standaloneVariables[name]; ok {
-			warnings = append(warnings, fmt.Sprintf("%s: is not read; the setting is %s", name, successor))
+		if advice := unprefixed(name, moved); advice != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: is not read; %s", name, notYetSupported(advice, known)))
 			continue
 		}
 		if !strings.HasPrefix(name, settingPrefix) || slices.Contains(known, name) || slices.Contains(known, base) {
@@ -103,9 +56,51 @@ func (e *environment) checkNames(known []string) (problems, warnings []string) {
 	return problems, warnings
 }
 
+// movedHere says whether this environment was made for the reference hub.
+func (e *environment) movedHere() bool {
+	for name := range e.values {
+		base := strings.TrimSuffix(name, fileSuffix)
+		if unprefixedVariables[base] != "" || referenceVariables[base] != "" || base == extraDirectives {
+			return true
+		}
+	}
+	return false
+}
+
+// unprefixed says what to do instead of setting a variable; "" if it is
+// nobody's business.
+func unprefixed(name string, moved bool) string {
+	if advice := unprefixedVariables[name]; advice != "" {
+		return advice
+	}
+	if advice := genericVariables[name]; moved && advice != "" {
+		return advice
+	}
+	advice := unprefixedVariables[strings.TrimSuffix(name, fileSuffix)]
+	return settingNames.ReplaceAllString(advice, "${0}"+fileSuffix)
+}
+
+var settingNames = regexp.MustCompile(`\b(?:MERCURE_[A-Z_]+|DATABASE_URL)\b`)
+
+const notYet = " (which is not supported yet)"
+
+// notYetSupported marks the settings in a text that are only planned.
+func notYetSupported(text string, known []string) string {
+	return settingNames.ReplaceAllStringFunc(text, func(name string) string {
+		if slices.Contains(known, strings.TrimSuffix(name, fileSuffix)) {
+			return name
+		}
+		return name + notYet
+	})
+}
+
 func (e *environment) refuse(name, base string, known []string) string {
 	if base == extraDirectives {
-		return refuseDirectives(e.values[name], known)
+		text := e.values[name]
+		if name != base { // the name of a file
+			text = ""
+		}
+		return refuseDirectives(text, known)
 	}
 	if reason, ok := referenceVariables[base]; ok {
 		return "is a setting of the reference hub: " + reason
@@ -118,33 +113,6 @@ func (e *environment) refuse(name, base string, known []string) string {
 		return "is not a setting; `cinnabar serve --help` lists them all"
 	}
 	return fmt.Sprintf("is not a setting; did you mean %s?", nearest+strings.TrimPrefix(name, base))
-}
-
-// directives says which setting stands for a directive of the reference hub.
-// The second field is its value, %s for what the directive is given; empty:
-// nothing is shown, since it may hold a key.
-//
-// Spec: section 15.3.
-var directives = map[string][2]string{
-	"anonymous":                      {"MERCURE_ANONYMOUS", "on"},
-	"cors_origins":                   {"MERCURE_CORS_ALLOWED_ORIGINS", "%s"},
-	"publish_origins":                {"MERCURE_PUBLISH_ALLOWED_ORIGINS", "%s"},
-	"cookie_name":                    {"MERCURE_COOKIE_NAME", "%s"},
-	"subscriptions":                  {"MERCURE_SUBSCRIPTIONS", "on"},
-	"heartbeat":                      {"MERCURE_HEARTBEAT", "%s"},
-	"write_timeout":                  {"MERCURE_WRITE_TIMEOUT", "%s"},
-	"dispatch_timeout":               {"MERCURE_DISPATCH_TIMEOUT", "%s"},
-	"max_request_body_size":          {"MERCURE_MAX_REQUEST_BODY", "%s"},
-	"resource_identifier":            {"MERCURE_RESOURCE_IDENTIFIER", "%s"},
-	"public_urls":                    {"MERCURE_PUBLIC_URL", "%s"},
-	"protocol_version_compatibility": {"MERCURE_COMPAT", "on"},
-	"issuer":                         {"MERCURE_TRUSTED_ISSUERS", ""},
-	"publisher_jwt":                  {"MERCURE_PUBLISHER_JWT_KEY", ""},
-	"subscriber_jwt":                 {"MERCURE_SUBSCRIBER_JWT_KEY", ""},
-	"publisher_jwks_url":             {"MERCURE_PUBLISHER_JWKS_URL", "%s"},
-	"subscriber_jwks_url":            {"MERCURE_SUBSCRIBER_JWKS_URL", "%s"},
-	"transport":                      {"DATABASE_URL", ""},
-	"transport_url":                  {"DATABASE_URL", ""},
 }
 
 func refuseDirectives(text string, known []string) string {
@@ -167,14 +135,15 @@ func refuseDirectives(text string, known []string) string {
 		}
 		setting := successor[0]
 		if successor[1] != "" {
-			value := strings.ReplaceAll(successor[1], "%s", strings.NewReplacer(`"`, "", "`", "").Replace(strings.Join(words[1:], " ")))
-			setting += "=" + shellQuote(value)
+			setting += "=" + shellQuote(directiveValue(successor[1], words[1:]))
 		}
 		setting += " for " + words[0]
 		if !slices.Contains(known, successor[0]) {
-			setting += " (which is not supported yet)"
+			setting += notYet
 		}
-		set = append(set, setting)
+		if !slices.Contains(set, setting) {
+			set = append(set, setting)
+		}
 	}
 	message := "directives of the reference hub are not read"
 	if len(set) > 0 {
@@ -184,6 +153,16 @@ func refuseDirectives(text string, known []string) string {
 		message += fmt.Sprintf("; nothing corresponds to %s", strings.Join(without, ", "))
 	}
 	return message
+}
+
+// directiveValue fills in what a directive was given.
+func directiveValue(template string, words []string) string {
+	unquote := strings.NewReplacer(`"`, "", "`", "")
+	first := ""
+	if len(words) > 0 {
+		first = unquote.Replace(words[0])
+	}
+	return strings.NewReplacer("%s", unquote.Replace(strings.Join(words, " ")), "%1", first).Replace(template)
 }
 
 // nearestName returns the candidate that a slip of the finger or two away from
