@@ -50,6 +50,8 @@ func TestEndToEnd(t *testing.T) {
 		{"KilledWhileUpdatesFlow", testKilledWhileUpdatesFlow},
 		{"KilledBeforeTheFirstUpdate", testKilledBeforeTheFirstUpdate},
 		{"GooseCommandLine", testGooseCommandLine},
+		{"Clients", testClients},
+		{"ClientRequests", testClientRequests},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
