@@ -31,6 +31,7 @@ type commands struct {
 	Token     tokenCmd     `cmd:"" help:"Make an access token, or explain one."`
 	Publish   publishCmd   `cmd:"" help:"Publish an update to a hub."`
 	Subscribe subscribeCmd `cmd:"" help:"Print the updates of a hub as they come."`
+	Torture   tortureCmd   `cmd:"" help:"Test a cluster under faults on this machine, and check what it promises."`
 	Version   versionCmd   `cmd:"" help:"Show which build this is."`
 	HelpOn    helpCmd      `cmd:"" name:"help" help:"Show what a command does and understands."`
 }
