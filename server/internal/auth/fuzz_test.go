@@ -1,8 +1,15 @@
 package auth_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/json"
 	"errors"
+	"hash"
 	"net/http"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
@@ -49,6 +56,7 @@ func FuzzSignedToken(f *testing.F) {
 
 	f.Add(header1.json(), payload1.json())
 	f.Add(header0.json(), payload0.json())
+	f.Add(`{"typ":"application/AT+jwt","alg":"HS256"}`, payload1.with(payload0).json())
 	f.Add(`{"typ":"application/at+jwt","alg":"HS256","kid":"\ud800"}`, twice(payload1.json(), details))
 	f.Add(`{"alg":"HS256","crit":[]}`, `{"mercure":{"publish":["{"],"publish_exclude":[]}}`)
 	f.Add(`{"alg":"HS256"}`, `{"mercure":{"publish":["*",""],"payload":1},"exp":1e999,"nbf":-1}`)
@@ -83,7 +91,116 @@ func FuzzSignedToken(f *testing.F) {
 			t.Errorf("accepted %+v", grants)
 		}
 
+		if twiceNamed(header) || grants.Dialect == auth.Dialect1 && twiceNamed(payload) {
+			t.Errorf("accepted a member that occurs twice: %s %s", header, payload)
+		}
+
+		if want := dialectOf(header); grants.Dialect != want {
+			t.Errorf("dialect %v, want %v: %s", grants.Dialect, want, header)
+		}
+
+		again, err := a.Authenticate(bearer(token), auth.Publisher, h, resource)
+		if err != nil || again.Dialect != grants.Dialect || again.Subject != grants.Subject {
+			t.Errorf("got %+v, then %+v, %v", grants, again, err)
+		}
+
 		grants.MayPublish(topics)
 		grants.MayReceive(topics)
+	})
+}
+
+// twiceNamed reports whether an object in a JSON text has a member twice.
+func twiceNamed(text string) bool {
+	decoder := json.NewDecoder(strings.NewReader(text))
+
+	var value func() (twice bool)
+
+	value = func() bool {
+		token, err := decoder.Token()
+		if err != nil {
+			return false
+		}
+
+		twice := false
+
+		switch token {
+		case json.Delim('['):
+			for decoder.More() {
+				twice = value() || twice
+			}
+		case json.Delim('{'):
+			seen := map[any]bool{}
+
+			for decoder.More() {
+				name, err := decoder.Token()
+				if err != nil {
+					return twice
+				}
+
+				twice = twice || seen[name]
+				seen[name] = true
+				twice = value() || twice
+			}
+		default:
+			return false
+		}
+
+		_, _ = decoder.Token()
+
+		return twice
+	}
+
+	return value()
+}
+
+// dialectOf is X-1 for headers without duplicates.
+//
+// Spec: X-1, V-1.
+func dialectOf(header string) auth.Dialect {
+	var members map[string]any
+	if json.Unmarshal([]byte(header), &members) != nil {
+		return 0
+	}
+
+	typ, _ := members["typ"].(string)
+	if regexp.MustCompile(`^(?i)(application/)?at\+jwt$`).MatchString(typ) {
+		return auth.Dialect1
+	}
+
+	return auth.Dialect0
+}
+
+// FuzzForgedToken presents tokens of all shapes with signatures that no key of
+// ours made. None is let in, whatever the header says about algorithms and
+// keys.
+//
+// Spec: V-2, V-3, V-6, L-2.
+func FuzzForgedToken(f *testing.F) {
+	f.Add(header1.json(), payload1.json(), "")
+	f.Add(header0.json(), payload0.json(), "x")
+	f.Add(`{"typ":"at+jwt","alg":"none"}`, payload1.json(), "")
+	f.Add(`{"typ":"at+jwt","alg":"HS256","jwk":{"kty":"oct","k":"AAAA"}}`, payload1.json(), strings.Repeat("\x00", 32))
+	f.Add(`{"alg":"HS512","kid":""}`, payload0.json(), strings.Repeat("\x00", 64))
+
+	a, h := newAuth(f, compat), hub(f)
+
+	f.Fuzz(func(t *testing.T, header, payload, signature string) {
+		signed := encode(header) + "." + encode(payload)
+
+		for _, secret := range []string{publisherSecret, otherSecret, legacySecret} {
+			for _, newHash := range []func() hash.Hash{sha256.New, sha512.New384, sha512.New} {
+				mac := hmac.New(newHash, []byte(secret))
+				mac.Write([]byte(signed))
+
+				if signature == string(mac.Sum(nil)) {
+					return // not a forgery
+				}
+			}
+		}
+
+		grants, err := a.Authenticate(bearer(signed+"."+encode(signature)), auth.Publisher, h, resource)
+		if err == nil || grants != nil {
+			t.Errorf("let in by %q: %s %s", signature, header, payload)
+		}
 	})
 }
