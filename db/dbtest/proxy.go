@@ -175,7 +175,7 @@ func (p *Proxy) serve(c *pair) {
 		reset(c.client)
 		return
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	p.mu.Lock()
 	c.server = server
 	cut := c.cut
