@@ -51,6 +51,8 @@ type Server struct {
 	started  chan struct{}
 	address  net.Addr
 	keySets  *keySets
+	// connections are what clients have open.
+	connections connections
 
 	// trust is another one after each Reload.
 	trust    atomic.Pointer[trust]
@@ -121,12 +123,13 @@ func (s *Server) Run(ctx context.Context) error {
 	s.broadcaster.Store(broadcaster)
 	draining := make(chan struct{})
 	httpServer := &http.Server{
-		Handler:           s.handler(log, broadcaster, draining),
+		Handler:           lastAnswers(s.handler(log, broadcaster, draining), draining),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       s.configureConn,
+		ConnState:         s.connections.note,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	return s.run(ctx, log, broadcaster, httpServer, listener, draining)
@@ -143,10 +146,12 @@ func (s *Server) run(
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return log.Run(logCtx, broadcaster) })
 	group.Go(func() error {
-		s.keySets.run(groupCtx)
+		s.keySets.run(logCtx) // publishers' tokens are verified until the end
 		return nil
 	})
+	served := make(chan struct{})
 	group.Go(func() error {
+		defer close(served)
 		// Before the log is read a stream would only be refused.
 		select {
 		case <-log.Started():
@@ -155,7 +160,7 @@ func (s *Server) run(
 		}
 		close(s.started)
 		s.logger.Info("hub started", "address", listener.Addr().String(), "database", eventlog.Address(string(s.config.DatabaseURL)))
-		if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := httpServer.Serve(listener); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
 		}
 		return nil
@@ -164,18 +169,16 @@ func (s *Server) run(
 		<-groupCtx.Done()
 		s.logger.Info("hub stopping", "streams", broadcaster.Streams())
 		close(draining)
-		httpServer.SetKeepAlivesEnabled(false) // publishers find another node
-		if ctx.Err() != nil {                  // not because a part has failed
+		var grace time.Duration
+		if ctx.Err() != nil { // not because a part has failed
 			drain(broadcaster, s.config.DrainTimeout)
+			grace = min(idleGrace, s.config.DrainTimeout)
 		}
 		broadcaster.End(broadcast.ErrEnded)
-		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		err := httpServer.Shutdown(shutdownCtx)
-		if err != nil {
-			_ = httpServer.Close()
-			err = fmt.Errorf("stop: requests were still being answered after %s: %w", shutdownTimeout, err)
-		}
+		refuseNew(listener, grace)
+		<-served
+		err := s.connections.awaitSilence(context.WithoutCancel(ctx), grace)
+		_ = httpServer.Close()
 		stopLog()
 		return err
 	})
