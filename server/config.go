@@ -34,7 +34,7 @@ type Config struct {
 
 	PublicURL          string `name:"public-url" setting:"MERCURE_PUBLIC_URL" placeholder:"URL" help:"URL of the hub as the world sees it, such as https://example.com/.well-known/mercure. By default taken from each request."`
 	ResourceIdentifier string `name:"resource-identifier" setting:"MERCURE_RESOURCE_IDENTIFIER" placeholder:"URL" help:"Audience (aud) that 1.0 tokens must name. By default the URL of the hub."`
-	TrustedProxies     string `name:"trusted-proxies" setting:"MERCURE_TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Addresses of proxies whose X-Forwarded-Proto and X-Forwarded-Host count."`
+	TrustedProxies     string `name:"trusted-proxies" setting:"MERCURE_TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Addresses of proxies whose X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For count."`
 
 	Anonymous             Switch `name:"anonymous" setting:"MERCURE_ANONYMOUS" default:"off" placeholder:"on|off" help:"Let subscribers without a token have public updates."`
 	AnonymousFallback     Switch `name:"anonymous-fallback" setting:"MERCURE_ANONYMOUS_FALLBACK" default:"on" placeholder:"on|off" help:"With off, a browser that had a token in a cookie and comes without one is refused, instead of becoming an anonymous subscriber unnoticed."`

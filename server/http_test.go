@@ -183,7 +183,9 @@ func TestUnusualClients(t *testing.T) {
 		"no host, a reserved topic":      {post("", "42", reserved), false, "400 "},
 		"a path for a host":              {post("a/b", "42", reserved), false, "400 "},
 		"a user for a host":              {post("a@b", "42", reserved), false, "400 "},
+		"a host that is too long":        {post(strings.Repeat("a", 301), "7", "topic=a"), false, "400 "},
 		"an unknown method":              {"FOO /.well-known/mercure HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", false, "405 "},
+		"an unknown method, no route":    {"FOO /nothing HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", false, "404 "},
 		"HTTP/1.0 without a host":        {"POST /.well-known/mercure HTTP/1.0\r\nContent-Length: 0\r\n\r\n", false, "400 "},
 		"a GET with a body and no topic": {"GET /.well-known/mercure HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nConnection: close\r\n\r\nmatch=a", false, "400 "},
 	} {
@@ -279,7 +281,10 @@ func TestForwardedHost(t *testing.T) { // Spec: Z-15
 	t.Parallel()
 	hub := servertest.Start(t, dbtest.New(t), func(c *server.Config) { c.TrustedProxies = "::ffff:127.0.0.1" })
 	publisher := "Authorization: Bearer " + servertest.PublisherToken(t)
-	for host, status := range map[string]int{"hub.example.com": 200, "a/b": 400, `a\b`: 400} {
+	for host, status := range map[string]int{
+		"hub.example.com": 200, "a/b": 400, `a\b`: 400,
+		"a/b, hub.example.com": 200, "hub.example.com, a/b": 400, // the last one is the proxy's own word
+	} {
 		if a := send(t, "POST", hub.URL, "topic=a", form, publisher, "X-Forwarded-Host: "+host); a.status != status {
 			t.Errorf("forwarded host %q is answered %d, want %d", host, a.status, status)
 		}

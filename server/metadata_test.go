@@ -128,6 +128,26 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// Spec: I-1. RFC 9728 leaves out a slash that is all the path there is; clients
+// do so with others, too.
+func TestMetadataOfAHubWithASlashAtItsEnd(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	for _, path := range []string{"/", "/hub/"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			hub := servertest.Start(t, database, func(c *server.Config) { c.PublicURL = "https://hub.example.com" + path })
+			root := strings.TrimSuffix(hub.URL, path)
+			for _, end := range []string{path, strings.TrimSuffix(path, "/")} {
+				a := send(t, "GET", root+"/.well-known/oauth-protected-resource"+end, "")
+				if a.status != 200 || !strings.Contains(a.body, `"resource":"https://hub.example.com`+path+`"`) {
+					t.Errorf("at %q: answered %d %s", end, a.status, a.body)
+				}
+			}
+		})
+	}
+}
+
 // Spec: I-1.
 func TestMetadataNamesAuthorizationServers(t *testing.T) {
 	t.Parallel()

@@ -197,11 +197,25 @@ func (s *setting) shown() string {
 	case fmt.Stringer:
 		return value.String()
 	default:
-		if text := fmt.Sprint(value); text != "" {
-			return text
+		text := fmt.Sprint(value)
+		switch {
+		case text == "":
+			return unset
+		case strings.HasSuffix(s.variable, "_JWKS_URL"):
+			return keySetAddress(text)
 		}
-		return unset
+		return text
 	}
+}
+
+// keySetAddress is a URL without its user and query, by which the source of
+// the set may know who asks.
+func keySetAddress(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || strings.Contains(u.Host+u.Path, "@") {
+		return server.Secret(raw).String()
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 func shownSecret(variable, value string) string {

@@ -227,7 +227,8 @@ func TestConfigShowsOriginsAndNoSecrets(t *testing.T) {
 		"DATABASE_URL=postgres://app:hunter2secret@db.example:5433/app?sslmode=require&password=hunter3secret",
 		"MERCURE_DATABASE_LISTEN_URL=host=db user=app password=hunter4secret",
 		"MERCURE_PUBLISHER_JWT_KEY=the-secret-of-the-publishers-0123456789", "MERCURE_SUBSCRIBER_JWT_KEY_FILE=" + key,
-		"MERCURE_ANONYMOUS=1", "MERCURE_HEARTBEAT=oops",
+		"MERCURE_PUBLISHER_JWKS_URL=https://hunter5:hunter6@keys.example/set?key=hunter7", "MERCURE_SUBSCRIBER_JWKS_URL=https://a:1/hunter8@keys.example",
+		"MERCURE_ANONYMOUS=1", "MERCURE_JWKS_COMPAT=on", "MERCURE_HEARTBEAT=oops",
 	}, "config", "--addr", "127.0.0.1:4000").want(t, exitFailure)
 	for _, want := range []string{
 		`DATABASE_URL +postgres://app@db\.example:5433/app +\$DATABASE_URL\n`,
@@ -235,6 +236,8 @@ func TestConfigShowsOriginsAndNoSecrets(t *testing.T) {
 		`MERCURE_ADDR +127\.0\.0\.1:4000 +--addr\n`,
 		`MERCURE_PUBLISHER_JWT_KEY +\[redacted\] +\$MERCURE_PUBLISHER_JWT_KEY\n`,
 		`MERCURE_SUBSCRIBER_JWT_KEY +\[redacted\] +\$MERCURE_SUBSCRIBER_JWT_KEY_FILE ` + regexp.QuoteMeta(key) + `\n`,
+		`MERCURE_PUBLISHER_JWKS_URL +https://keys\.example/set +\$MERCURE_PUBLISHER_JWKS_URL\n`,
+		`MERCURE_SUBSCRIBER_JWKS_URL +\[redacted\] +\$MERCURE_SUBSCRIBER_JWKS_URL\n`,
 		`MERCURE_ANONYMOUS +on +\$MERCURE_ANONYMOUS\n`,
 		`MERCURE_WRITE_TIMEOUT +10m0s +default\n`,
 		`MERCURE_HEARTBEAT +40s +not usable\n`,

@@ -100,7 +100,8 @@ type api struct {
 	notices  notices
 	// Constant after New.
 	metadataPaths []string
-	resourceHost  string
+	// resourcePath is the one that is for resourceHost only; empty: none.
+	resourcePath, resourceHost string
 }
 
 // New returns the handler of every route on the hub's main address.
@@ -164,6 +165,9 @@ func (a *api) methodNotAllowed(routes chi.Routes) func(http.ResponseWriter, *htt
 			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 				allowed = append(allowed, method)
 			}
+		}
+		if len(allowed) == 0 {
+			return errNotFound // the router does not look at the path if it does not know the method
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		p := &problem{status: http.StatusMethodNotAllowed, detail: "Use one of the methods " + strings.Join(allowed, ", ") + "."}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -20,7 +21,7 @@ type HubConfig struct {
 	// Resource is the audience tokens must name; empty: the URL (V-17).
 	Resource string
 	// TrustedProxies may say with X-Forwarded-Proto and X-Forwarded-Host what
-	// the client asked for (Z-15).
+	// the client asked for, and with X-Forwarded-For who it is (Z-15).
 	TrustedProxies []netip.Prefix
 }
 
@@ -33,8 +34,12 @@ type hubResolver struct {
 	known map[string]*protocol.HubURL
 }
 
-// maxKnownHubs bounds the memory that requests with invented Host fields cost.
-const maxKnownHubs = 256
+// These bound the memory, and the work under a lock, that requests with invented
+// Host fields cost. A name and a port are shorter.
+const (
+	maxKnownHubs = 256
+	maxHostBytes = 300
+)
 
 func newHubResolver(config HubConfig) *hubResolver {
 	return &hubResolver{config: config, known: map[string]*protocol.HubURL{}}
@@ -63,9 +68,12 @@ func (h *hubResolver) fromRequest(r *http.Request) (*protocol.HubURL, error) {
 		if forwarded := firstOf(r.Header.Get("X-Forwarded-Proto")); forwarded != "" {
 			scheme = forwarded
 		}
-		if forwarded := firstOf(r.Header.Get("X-Forwarded-Host")); forwarded != "" {
+		if forwarded := lastOf(r.Header.Values("X-Forwarded-Host")); forwarded != "" {
 			host = forwarded
 		}
+	}
+	if len(host) > maxHostBytes {
+		return nil, notAHost(fmt.Errorf("a host of %d bytes", len(host)))
 	}
 	raw := scheme + "://" + host + h.config.Path
 	h.mu.Lock()
@@ -80,16 +88,20 @@ func (h *hubResolver) fromRequest(r *http.Request) (*protocol.HubURL, error) {
 		err = errors.New("not a host: " + strconv.Quote(host))
 	}
 	if err != nil {
-		return nil, &problem{
-			status: http.StatusBadRequest, detail: "The Host field, or the X-Forwarded-Host field of a proxy, is not a host name.",
-			reason: "the URL of the hub cannot be taken from the request; MERCURE_PUBLIC_URL pins it: " + err.Error(),
-		}
+		return nil, notAHost(err)
 	}
 	if len(h.known) >= maxKnownHubs {
 		clear(h.known)
 	}
 	h.known[raw] = hub
 	return hub, nil
+}
+
+func notAHost(err error) error {
+	return &problem{
+		status: http.StatusBadRequest, detail: "The Host field, or the X-Forwarded-Host field of a proxy, is not a host name.",
+		reason: "the URL of the hub cannot be taken from the request; MERCURE_PUBLIC_URL pins it: " + err.Error(),
+	}
 }
 
 func (h *hubResolver) trusts(remoteAddr string) bool {
@@ -112,4 +124,13 @@ func (h *hubResolver) isProxy(address netip.Addr) bool {
 func firstOf(list string) string {
 	first, _, _ := strings.Cut(list, ",")
 	return strings.TrimSpace(first)
+}
+
+// lastOf is what the trusted proxy itself wrote: some append to what they were
+// sent, and that may be anybody's. The host decides about aud.
+//
+// Spec: Z-15.
+func lastOf(fields []string) string {
+	list := strings.Join(fields, ",")
+	return strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:])
 }

@@ -26,16 +26,20 @@ func metadataPath(path string) string {
 }
 
 // metadataRoutes serves the metadata at the address that follows from the hub
-// URL, and at that of a resource identifier on the same host.
+// URL, with and without its last slash, and at that of a resource identifier on
+// the same host.
 //
 // Spec: I-1, E-10, Q-33.
 func (a *api) metadataRoutes(r chi.Router) {
 	a.metadataPaths = []string{wellKnownResource + a.Hub.Path}
+	if path := metadataPath(a.Hub.Path); path != a.metadataPaths[0] {
+		a.metadataPaths = append(a.metadataPaths, path)
+	}
 	if a.Hub.Resource != "" {
 		// Not a web URL: then no address follows from it.
 		if resource, err := protocol.ParseHubURL(a.Hub.Resource); err == nil {
-			a.resourceHost = hostOf(resource)
-			if path := metadataPath(routable(resource.Path())); path != a.metadataPaths[0] {
+			if path := metadataPath(routable(resource.Path())); !a.isMetadata(path) {
+				a.resourcePath, a.resourceHost = path, hostOf(resource)
 				a.metadataPaths = append(a.metadataPaths, path)
 			}
 		}
@@ -72,7 +76,7 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if r.URL.Path != a.metadataPaths[0] && hostOf(hub) != a.resourceHost {
+	if r.URL.Path == a.resourcePath && hostOf(hub) != a.resourceHost {
 		return errNotFound
 	}
 	document := struct {

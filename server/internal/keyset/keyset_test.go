@@ -58,6 +58,21 @@ func TestFileIsReadAtOnce(t *testing.T) {
 	}
 }
 
+// An issuer that publishes no key at all has taken them back. Spec: Z-22.
+func TestEmptySetHasNoKeys(t *testing.T) {
+	t.Parallel()
+	path := newFile(t, setOf(p256JWK("a")))
+	var changes atomic.Int32
+	set := newSet(t, Config{URL: "file://" + path, OnChange: func() { changes.Add(1) }})
+	writeFile(t, path, setOf())
+	if err := set.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if keys, ok := set.Keys(); !ok || len(keys) != 0 || changes.Load() != 1 {
+		t.Errorf("got %v, %v after %d changes", keys, ok, changes.Load())
+	}
+}
+
 // Time goes by without waiting: the bubble's clock moves when all is idle.
 //
 // Spec: V-15.
