@@ -12,10 +12,8 @@ import (
 const (
 	// idleGrace is for how long a connection without a request is left open when
 	// the hub stops.
-	idleGrace = 2 * time.Second
-	// handshakeTime is for those who had begun to connect.
-	handshakeTime = 200 * time.Millisecond
-	silenceCheck  = 20 * time.Millisecond
+	idleGrace    = 2 * time.Second
+	silenceCheck = 20 * time.Millisecond
 )
 
 // connections are what clients have open.
@@ -79,14 +77,23 @@ func (c *connections) awaitSilence(ctx context.Context, grace time.Duration) err
 	return nil
 }
 
-// refuseNew closes a listener. The kernel resets whoever has connected and was
-// not accepted yet, with a request perhaps; so nobody else is let in before.
-func refuseNew(listener net.Listener, grace time.Duration) {
-	if grace > 0 && ignoreNew(listener) == nil {
-		<-time.After(handshakeTime)
-	}
-	_ = listener.Close()
+// lastConnections is a listener of connections that have been accepted.
+type lastConnections struct {
+	net.Listener // has been closed
+	accepted     []net.Conn
 }
+
+func (l *lastConnections) Accept() (net.Conn, error) {
+	if len(l.accepted) == 0 {
+		return nil, net.ErrClosed
+	}
+	conn := l.accepted[0]
+	l.accepted = l.accepted[1:]
+	return conn, nil
+}
+
+// Close is called once more by those who serve it.
+func (l *lastConnections) Close() error { return nil }
 
 // lastAnswers makes a handler say with its answers that they are the last ones
 // of their connections, once draining is closed.

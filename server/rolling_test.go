@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -251,5 +252,52 @@ func (r *roamer) run(ctx context.Context) error {
 				return nil
 			}
 		}
+	}
+}
+
+// A hub that stops has had its chance to say so to whoever has a connection
+// open: a request that comes over it meanwhile is answered, and the answer says
+// that it was the last one.
+func TestStopAnswersOverOldConnections(t *testing.T) {
+	t.Parallel()
+	hub := servertest.Start(t, dbtest.New(t), func(c *server.Config) { c.DrainTimeout = servertest.Deadline })
+	root := strings.TrimSuffix(hub.URL, "/.well-known/mercure")
+	token := servertest.PublisherToken(t)
+	conn := connect(t, hub)
+	reader := bufio.NewReader(conn)
+	publish := func() (status int, last bool) {
+		t.Helper()
+		const body = "topic=a"
+		_, err := fmt.Fprintf(conn, "POST /.well-known/mercure HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n%s\r\nContent-Length: %d\r\n\r\n%s",
+			token, form, len(body), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		return response.StatusCode, response.Close
+	}
+	if status, last := publish(); status != http.StatusOK || last {
+		t.Errorf("got %d, last %t", status, last)
+	}
+	stream := hub.Subscribe(t, servertest.Request{Query: url.Values{"match": {"b"}}})
+	hub.Stop()
+	if _, err := stream.TryNext(t.Context()); !errors.Is(err, servertest.ErrEnded) {
+		t.Fatal(err)
+	}
+	if status, last := publish(); status != http.StatusOK || !last {
+		t.Errorf("got %d, last %t", status, last)
+	}
+	if err := hub.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(root, "http://")); err == nil {
+		t.Error("a stopped hub can be connected to")
 	}
 }

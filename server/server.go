@@ -160,10 +160,13 @@ func (s *Server) run(
 		}
 		close(s.started)
 		s.logger.Info("hub started", "address", listener.Addr().String(), "database", eventlog.Address(string(s.config.DatabaseURL)))
-		if err := httpServer.Serve(listener); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		err := httpServer.Serve(listener)
+		select {
+		case <-draining: // which closes the listener
+			return nil
+		default:
 			return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
 		}
-		return nil
 	})
 	group.Go(func() error {
 		<-groupCtx.Done()
@@ -175,14 +178,27 @@ func (s *Server) run(
 			grace = min(idleGrace, s.config.DrainTimeout)
 		}
 		broadcaster.End(broadcast.ErrEnded)
-		refuseNew(listener, grace)
-		<-served
-		err := s.connections.awaitSilence(context.WithoutCancel(ctx), grace)
-		_ = httpServer.Close()
+		err := s.disconnect(context.WithoutCancel(ctx), httpServer, listener, served, grace)
 		stopLog()
 		return err
 	})
 	return group.Wait()
+}
+
+// disconnect takes nobody new, answers the requests that are there, and closes
+// the connections. It waits for the listener to be served no longer.
+func (s *Server) disconnect(
+	ctx context.Context, httpServer *http.Server, listener net.Listener, served <-chan struct{}, grace time.Duration,
+) error {
+	waiting, err := closeListener(listener)
+	if err != nil {
+		s.logger.Debug("listener closed", "error", err)
+	}
+	<-served
+	_ = httpServer.Serve(&lastConnections{Listener: listener, accepted: waiting})
+	err = s.connections.awaitSilence(ctx, grace)
+	_ = httpServer.Close()
+	return err
 }
 
 func (s *Server) migrate(ctx context.Context) error {

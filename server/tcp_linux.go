@@ -2,8 +2,9 @@ package server
 
 import (
 	"errors"
-	"math"
+	"fmt"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -27,32 +28,43 @@ func setUserTimeout(conn *net.TCPConn, timeout time.Duration) error {
 	return failed
 }
 
-// ignoreNew lets nobody begin to connect any more: they try again a second
-// later, and are refused by then. Those who have begun may finish.
-func ignoreNew(listener net.Listener) error {
+// closeListener closes a listener, and returns those who have connected and were
+// not accepted yet. The kernel would reset them, with a request perhaps that was
+// sent already.
+func closeListener(listener net.Listener) (waiting []net.Conn, err error) {
+	defer func() { err = errors.Join(err, listener.Close()) }()
 	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
-		return errors.ErrUnsupported
+		return nil, nil
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	const (
-		flagsOffset = 13 // in the header of a segment
-		synAndAck   = 0x12
-		syn         = 0x02
-	)
-	filter := []syscall.SockFilter{
-		{Code: syscall.BPF_LD | syscall.BPF_B | syscall.BPF_ABS, K: flagsOffset},
-		{Code: syscall.BPF_ALU | syscall.BPF_AND | syscall.BPF_K, K: synAndAck},
-		{Code: syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K, K: syn, Jf: 1},
-		{Code: syscall.BPF_RET | syscall.BPF_K, K: 0},
-		{Code: syscall.BPF_RET | syscall.BPF_K, K: math.MaxUint32},
-	}
-	var failed error
+	var sockets []int
 	err = raw.Control(func(fd uintptr) {
-		failed = syscall.AttachLsf(int(fd), filter) //nolint:staticcheck // what replaces it attaches nothing by itself
+		for {
+			socket, _, err := syscall.Accept4(int(fd), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+			if errors.Is(err, syscall.EINTR) || errors.Is(err, syscall.ECONNABORTED) {
+				continue
+			}
+			if err != nil {
+				break
+			}
+			sockets = append(sockets, socket)
+		}
+		// At once: who connects in between is reset after all.
+		_ = syscall.Shutdown(int(fd), syscall.SHUT_RD)
 	})
-	return errors.Join(err, failed)
+	for _, socket := range sockets {
+		file := os.NewFile(uintptr(socket), "accepted connection")
+		conn, fileErr := net.FileConn(file)
+		if err = errors.Join(err, fileErr, file.Close()); conn != nil {
+			waiting = append(waiting, conn)
+		}
+	}
+	if err != nil {
+		return waiting, fmt.Errorf("accept the last connections: %w", err)
+	}
+	return waiting, nil
 }

@@ -3,7 +3,6 @@
 package server
 
 import (
-	"errors"
 	"net"
 	"time"
 )
@@ -12,6 +11,6 @@ import (
 // such thing. Keep-alive finds silent peers all the same, later.
 func setUserTimeout(*net.TCPConn, time.Duration) error { return nil }
 
-// ignoreNew is not possible: who connects while the listener is being closed may
-// be reset.
-func ignoreNew(net.Listener) error { return errors.ErrUnsupported }
+// closeListener closes a listener. The kernel resets those who have connected
+// and were not accepted yet.
+func closeListener(listener net.Listener) ([]net.Conn, error) { return nil, listener.Close() }
