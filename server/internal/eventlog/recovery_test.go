@@ -17,7 +17,9 @@ import (
 // drain that goes on from before sees the rows of the new ones.
 func TestTransactionIDsAreGivenAnew(t *testing.T) {
 	t.Parallel()
-	server := dbtest.NewServer(t)
+	// Else the end of the transaction may reach the disk, and its id is not given
+	// anew.
+	server := dbtest.NewServer(t, "wal_writer_delay=10s", "autovacuum=off")
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	connect := func() *pgx.Conn {
