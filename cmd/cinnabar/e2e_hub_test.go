@@ -4,7 +4,7 @@
 // of their own, and watch it from the outside: through headless Chromium, SQL
 // and signals.
 //
-//	go test -tags e2e -run TestEndToEnd ./cmd/cinnabar
+//	go test -tags e2e -run ^TestEndToEnd ./cmd/cinnabar
 package main_test
 
 import (
@@ -41,6 +41,7 @@ const (
 )
 
 func TestEndToEnd(t *testing.T) {
+	t.Parallel()
 	binary := build(t)
 	for _, test := range []struct {
 		name string
@@ -175,9 +176,19 @@ func (h *hub) url() string { return "http://127.0.0.1:" + strconv.Itoa(h.port) +
 // start starts a process and waits until it answers requests.
 func (h *hub) start(t *testing.T) {
 	t.Helper()
+	h.launch(t, exec.CommandContext(t.Context(), h.binary, "serve"))
+	eventually(t, "the hub answers", func() bool {
+		status, _, err := h.do(t, http.MethodHead, "", "")
+		return h.runs(t) && err == nil && status != 0
+	})
+}
+
+// launch starts a process without waiting for it.
+func (h *hub) launch(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	h.output = &output{}
 	h.exited = make(chan struct{})
-	h.cmd = exec.CommandContext(t.Context(), h.binary, "serve")
+	h.cmd = cmd
 	h.cmd.Env, h.cmd.Stdout, h.cmd.Stderr = h.env, h.output, h.output
 	if err := h.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -186,15 +197,17 @@ func (h *hub) start(t *testing.T) {
 		_ = cmd.Wait() // killed more often than not
 		close(exited)
 	}(h.cmd, h.exited)
-	eventually(t, "the hub answers", func() bool {
-		select {
-		case <-h.exited:
-			t.Fatalf("the hub ended: %v", h.cmd.ProcessState)
-		default:
-		}
-		status, _, err := h.do(t, http.MethodHead, "", "")
-		return err == nil && status != 0
-	})
+}
+
+// runs fails the test if the process has ended.
+func (h *hub) runs(t *testing.T) bool {
+	t.Helper()
+	select {
+	case <-h.exited:
+		t.Fatalf("the hub ended: %v", h.cmd.ProcessState)
+	default:
+	}
+	return true
 }
 
 // kill is SIGKILL: nothing is cleaned up, nothing said goodbye.
