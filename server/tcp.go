@@ -6,14 +6,17 @@ import (
 	"time"
 )
 
-// keepAlive finds out within a minute that a peer is gone without a word while
-// nothing is sent to it.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3}
+// keepAlive and silentPeerTimeout find out within a minute, together, that a peer
+// is gone without a word: what is sent to it shortly before keep-alive would have
+// given it up, a heartbeat for one, is waited for anew.
 
-// silentPeerTimeout is the same for a peer that something was sent to. Left to
-// itself the kernel goes on trying for a quarter of an hour, and takes
-// heartbeats all the while.
-const silentPeerTimeout = 40 * time.Second
+// keepAlive is for peers that nothing is sent to.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// silentPeerTimeout is for one that something was sent to. Left to itself the
+// kernel goes on trying for a quarter of an hour, and takes heartbeats all the
+// while. Keep-alive heeds it, too, so it is longer than until the last probe.
+const silentPeerTimeout = 26 * time.Second
 
 // sendBufferBytes is what the kernel may hold for one connection (it takes twice
 // as much). Left to itself it holds 4 MB for each reader that is slow, and

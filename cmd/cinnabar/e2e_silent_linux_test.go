@@ -34,7 +34,7 @@ const (
 // lateUpdate is how long after the cut one is published for a peer that was
 // silent until then: shortly before the kernel would have given it up, it begins
 // to wait for an answer anew. Heartbeats do the same.
-const lateUpdate = 27 * time.Second
+const lateUpdate = 25 * time.Second
 
 // TestEndToEndSilentPeers takes the network from peers in every state that a
 // connection can be in: no FIN comes, no RST, no ICMP, nothing. The hub forgets
