@@ -260,7 +260,9 @@ func TestStreamHeaders(t *testing.T) {
 func TestCheckpointsAreForThoseWhoCanReadThem(t *testing.T) {
 	t.Parallel()
 	hub := servertest.Start(t, dbtest.New(t))
+	witness := hub.Subscribe(t, servertest.Request{Query: url.Values{"topic": {"other"}}})
 	newest := hub.Publish(t, url.Values{"topic": {"other"}})
+	witness.Next(t) // else the streams below may begin before it
 	token := servertest.Token(t, servertest.SubscriberSecret, nil, nil)
 	for name, request := range map[string]servertest.Request{
 		"a browser":        {Query: url.Values{"topic": {"a"}}, AsEventSource: true},

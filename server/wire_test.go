@@ -218,3 +218,21 @@ func TestExpiryEndsTheStream(t *testing.T) {
 		t.Errorf("an expired token is answered %d", a.status)
 	}
 }
+
+// A reader that takes nothing does not outlive its token either, however patient
+// the hub is with it.
+func TestExpiryEndsAStuckStream(t *testing.T) { // Spec: S-21
+	t.Parallel()
+	database := dbtest.New(t)
+	ended := make(logLines, 100)
+	hub := servertest.Start(t, database, bothDialects, func(c *server.Config) {
+		c.DispatchTimeout = time.Hour
+		c.Logger = debugLogger(ended)
+	})
+	token := token1(t, servertest.SubscriberSecret, "http://h/.well-known/mercure", "*", time.Now().Add(3*time.Second).Truncate(time.Second))
+	if a, _ := openRaw(t, hub, "match=numbered", bearer(token)); a.status != http.StatusOK {
+		t.Fatalf("answered %d", a.status)
+	}
+	insertNumbered(t, database.Conn(t), 1, 200, 100_000) // more than the kernel buffers for a connection
+	ended.wait(t, "reason=token_expired")
+}

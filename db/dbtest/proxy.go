@@ -24,6 +24,9 @@ type Fault struct {
 	// HoldFrom holds a connection once its client sends a message with this text, that message included, until it is
 	// cut. The others go on.
 	HoldFrom string
+	// HoldAnswer lets a message of a client with this text through, and holds what the server answers the connection from
+	// then on, until it is cut.
+	HoldAnswer string
 	// BytesPerSecond limits each direction of each connection; 0: no limit.
 	BytesPerSecond int
 }
@@ -50,6 +53,7 @@ type Proxy struct {
 type pair struct {
 	client, server net.Conn // server is nil until it is connected
 	held, cut      bool
+	unanswered     bool
 }
 
 // NewProxy starts a proxy, without a fault, which ends with t. The database must be one of [NewServer], or reachable over
@@ -204,7 +208,7 @@ func (p *Proxy) carry(c *pair, to, from net.Conn, fromClient bool) {
 		if fromClient {
 			p.inspect(c, buffer[:n])
 		}
-		if !p.await(c, func(f Fault) bool { return !f.Hold && !c.held }) || !p.brake(n) {
+		if !p.await(c, func(f Fault) bool { return !f.Hold && !c.held && (fromClient || !c.unanswered) }) || !p.brake(n) {
 			return
 		}
 		if _, err := to.Write(buffer[:n]); err != nil {
@@ -221,6 +225,9 @@ func (p *Proxy) inspect(c *pair, message []byte) {
 	}
 	if p.fault.HoldFrom != "" && bytes.Contains(message, []byte(p.fault.HoldFrom)) {
 		c.held = true
+	}
+	if p.fault.HoldAnswer != "" && bytes.Contains(message, []byte(p.fault.HoldAnswer)) {
+		c.unanswered = true
 	}
 }
 

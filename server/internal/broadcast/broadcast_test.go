@@ -214,8 +214,11 @@ func TestStreamsGetExactlyWhatTheyMiss(t *testing.T) {
 				stream.Close()
 				stream = f.subscribe(t, broadcast.Subscription{Matchers: routes, Cursor: protocol.EventID("id" + got[len(got)-1])})
 			},
+			// Also of a stream that is behind, or has something waiting.
 			"reconnect after a checkpoint": func(t *rapid.T) {
-				got = append(got, drain(t, stream)...)
+				if rapid.Bool().Draw(t, "drain") {
+					got = append(got, drain(t, stream)...)
+				}
 				id, _ := stream.Checkpoint(true)
 				stream.Close()
 				stream = f.subscribe(t, broadcast.Subscription{Matchers: routes, Cursor: id})

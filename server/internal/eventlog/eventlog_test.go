@@ -107,7 +107,13 @@ type testLog struct {
 // open runs a log on a database until the test ends or stop is called.
 func open(t *testing.T, url string) *testLog {
 	t.Helper()
-	log, err := eventlog.Open(t.Context(), eventlog.Config{DatabaseURL: url, RecentBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	return openWith(t, eventlog.Config{DatabaseURL: url})
+}
+
+func openWith(t *testing.T, config eventlog.Config) *testLog {
+	t.Helper()
+	config.RecentBytes, config.Logger = 1<<20, slog.New(slog.DiscardHandler)
+	log, err := eventlog.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,6 +142,53 @@ func TestConnectionsAreCut(t *testing.T) {
 	}
 }
 
+// No notification ever arrives; what other nodes append does.
+func TestUpdatesArriveWithoutNotifications(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	proxy := dbtest.NewProxy(t, database)
+	writer := open(t, database.URL)
+	reader := openWith(t, eventlog.Config{DatabaseURL: database.URL, ListenURL: proxy.DB.URL})
+	writer.append(t, protocol.Update{Data: "heard"})
+	reader.waitFor(t, 1)
+	proxy.Set(dbtest.Fault{Hold: true})
+	for i, want := range []string{"unheard", "unheard, too"} {
+		writer.append(t, protocol.Update{Data: want})
+		if got := data(reader.waitFor(t, i+2)); got[i+1] != want {
+			t.Errorf("delivered %q", got)
+		}
+	}
+}
+
+// PostgreSQL commits a batch, and the connection breaks before it can say so: the
+// publisher is told that it succeeded, and the update is there once.
+func TestABatchThatCommitsUnseenIsNotAppendedAgain(t *testing.T) { // Spec: P-16
+	t.Parallel()
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	proxy := dbtest.NewProxy(t, database)
+	l := openWith(t, eventlog.Config{DatabaseURL: proxy.DB.URL})
+	proxy.Set(dbtest.Fault{HoldAnswer: "unseen"})
+	var group errgroup.Group
+	group.Go(func() error {
+		_, err := l.Append(t.Context(), &protocol.Update{Topics: []string{"a"}, Data: "unseen"})
+		return err
+	})
+	for query[int](t, pool, "SELECT count(*) FROM mercure.updates") == 0 {
+	}
+	proxy.Set(dbtest.Fault{})
+	proxy.Cut()
+	if err := group.Wait(); err != nil {
+		t.Errorf("answered %v", err)
+	}
+	l.append(t, protocol.Update{Data: "next"})
+	if got := data(l.wait(t, "the next", func(e []protocol.Entry, _ int) bool {
+		return len(e) > 0 && e[len(e)-1].Update.Data == "next"
+	})); !slices.Equal(got, []string{"unseen", "next"}) {
+		t.Errorf("delivered %q", got)
+	}
+}
+
 func TestPostgreSQLCrashesAndComesBack(t *testing.T) { // Spec: P-16
 	t.Parallel()
 	server := dbtest.NewServer(t)

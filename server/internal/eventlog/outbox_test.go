@@ -125,8 +125,11 @@ func TestRowsTheLogRefusesDoNotBlockTheQueue(t *testing.T) {
 	l := open(t, database.URL)
 	// A row that the outbox took when it was not yet checked, say.
 	exec(t, pool, "ALTER TABLE mercure.outbox DROP CONSTRAINT outbox_topics")
-	exec(t, pool, "INSERT INTO mercure.outbox (topics, data) VALUES ('{a}', 'before'), ('{}', 'bad'), ('{a}', 'after')")
+	exec(t, pool, "INSERT INTO mercure.outbox (topics, data, private) VALUES ('{a}', 'before', true), ('{}', 'bad', true), ('{a}', 'after', false)")
 	entries := l.waitFor(t, 2)
+	if !entries[0].Update.Private || entries[1].Update.Private {
+		t.Error("a private update became public, or the other way round")
+	}
 	if got := data(entries); !slices.Equal(got, []string{"before", "after"}) {
 		t.Errorf("delivered %q", got)
 	}

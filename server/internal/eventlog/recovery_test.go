@@ -10,6 +10,7 @@ import (
 
 	"github.com/cinnabar-hub/cinnabar/db"
 	"github.com/cinnabar-hub/cinnabar/db/dbtest"
+	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
 // One backend is killed, as when memory runs out: PostgreSQL recovers under the
@@ -78,5 +79,23 @@ func TestTransactionIDsAreGivenAnew(t *testing.T) {
 	drained, err = db.New(conn).Drain(ctx, &drained.State, 100)
 	if err != nil || drained.Moved != 1 {
 		t.Errorf("%d rows were moved, %v", drained.Moved, err)
+	}
+}
+
+// What was acknowledged is there after a crash, even where the administrator has
+// traded that for speed.
+func TestAcknowledgedUpdatesSurviveACrash(t *testing.T) { // Spec: P-16
+	t.Parallel()
+	server := dbtest.NewServer(t, "synchronous_commit=off", "wal_writer_delay=10s", "autovacuum=off")
+	l := open(t, server.DB.URL)
+	l.append(t, protocol.Update{Data: "acknowledged"})
+	if err := server.Crash(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := query[int](t, server.DB.Pool(t), "SELECT count(*) FROM mercure.updates WHERE data = 'acknowledged'"); n != 1 {
+		t.Errorf("the update is %d times in the log", n)
 	}
 }

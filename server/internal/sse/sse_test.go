@@ -2,6 +2,7 @@ package sse_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -21,6 +22,7 @@ type conn struct {
 	began  time.Time
 	writes []string
 	err    error
+	took   time.Duration // by each write
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -28,6 +30,9 @@ func (c *conn) Write(p []byte) (int, error) {
 		return 0, c.err
 	}
 	c.writes = append(c.writes, fmt.Sprintf("%s %q", time.Since(c.began), p))
+	if c.took > 0 {
+		<-time.After(c.took)
+	}
 	return len(p), nil
 }
 
@@ -52,7 +57,14 @@ func (slowHistory) Find(context.Context, protocol.EventID) (protocol.Position, b
 // serve runs a stream on the topic "a" until it ends, publishing on the way.
 func serve(t *testing.T, c *conn, o sse.Options, sub broadcast.Subscription, meanwhile func(publish func(ids ...int))) sse.Reason {
 	t.Helper()
-	b := broadcast.New(broadcast.Config{History: slowHistory{}, TailBytes: 1 << 10})
+	return serveFrom(t, slowHistory{}, c, o, sub, meanwhile)
+}
+
+func serveFrom(
+	t *testing.T, history broadcast.History, c *conn, o sse.Options, sub broadcast.Subscription, meanwhile func(publish func(ids ...int)),
+) sse.Reason {
+	t.Helper()
+	b := broadcast.New(broadcast.Config{History: history, TailBytes: 1 << 10})
 	b.Start(nil, 1<<40)
 	position := protocol.Position(1 << 40)
 	publish := func(ids ...int) {
@@ -167,6 +179,52 @@ func TestLongReplayBeatsAndExpires(t *testing.T) { // Spec: S-21
 		reason := serve(t, c, sse.Options{Heartbeat: 10 * time.Second, Expires: began.Add(35 * time.Second)}, broadcast.Subscription{Cursor: "old"}, nil)
 		if reason != sse.TokenExpired || time.Since(began) > 36*time.Second || len(c.writes) != 4 {
 			t.Errorf("%s after %s and %q", reason, time.Since(began), c.writes)
+		}
+	})
+}
+
+// An update that waits while the peer takes the last write does not outlive the
+// token.
+func TestNothingIsSentAfterTheTokenHasExpired(t *testing.T) { // Spec: S-21
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &conn{took: 10 * time.Second}
+		reason := serve(t, c, sse.Options{Expires: time.Now().Add(5 * time.Second)}, broadcast.Subscription{}, func(publish func(...int)) {
+			<-time.After(time.Second)
+			publish(1)
+		})
+		if want := []string{`0s ":\n"`}; reason != sse.TokenExpired || !slices.Equal(c.writes, want) {
+			t.Errorf("%s after %q, want %q", reason, c.writes, want)
+		}
+	})
+}
+
+// brokenHistory cannot be read for a while.
+type brokenHistory struct{ until time.Time }
+
+func (h brokenHistory) PageAfter(_ context.Context, after, upTo protocol.Position, _ []string) ([]protocol.Entry, protocol.Position, error) {
+	if time.Now().Before(h.until) {
+		return nil, after, errors.New("away")
+	}
+	return []protocol.Entry{{Position: upTo, Update: &protocol.Update{ID: "old", Topics: []string{"a"}, Data: "old"}}}, upTo, nil
+}
+
+func (brokenHistory) Find(context.Context, protocol.EventID) (protocol.Position, bool, error) {
+	return 1, true, nil
+}
+
+// A stream that is behind when the log goes away stays open, beats, and goes on
+// from where it was.
+func TestStreamsThatAreBehindOutliveAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &conn{}
+		history := brokenHistory{until: time.Now().Add(24500 * time.Millisecond)}
+		reason := serveFrom(t, history, c, sse.Options{Heartbeat: 10 * time.Second, Expires: time.Now().Add(30 * time.Second)},
+			broadcast.Subscription{Cursor: "somewhere"}, nil)
+		want := []string{`0s ":\n"`, `10s ":\n"`, `20s ":\n"`, `25s "id: old\ndata: old\n\n"`}
+		if reason != sse.TokenExpired || !slices.Equal(c.writes, want) {
+			t.Errorf("%s after %q, want %q", reason, c.writes, want)
 		}
 	})
 }
