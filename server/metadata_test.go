@@ -132,11 +132,10 @@ func TestMetadata(t *testing.T) {
 // do so with others, too.
 func TestMetadataOfAHubWithASlashAtItsEnd(t *testing.T) {
 	t.Parallel()
-	database := dbtest.New(t)
 	for _, path := range []string{"/", "/hub/"} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
-			hub := servertest.Start(t, database, func(c *server.Config) { c.PublicURL = "https://hub.example.com" + path })
+			hub := servertest.Start(t, dbtest.New(t), func(c *server.Config) { c.PublicURL = "https://hub.example.com" + path })
 			root := strings.TrimSuffix(hub.URL, path)
 			for _, end := range []string{path, strings.TrimSuffix(path, "/")} {
 				a := send(t, "GET", root+"/.well-known/oauth-protected-resource"+end, "")
