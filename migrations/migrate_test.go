@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,6 +108,38 @@ func TestUpAndDownAndUp(t *testing.T) {
 	}
 	if !value[bool](t, pool, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mercure_publisher')") {
 		t.Error("down dropped the role, which other databases may use")
+	}
+}
+
+// A log of millions of updates must not keep publishers waiting until it has
+// been read: newer migrations neither read it nor write it anew.
+func TestLogIsNotReadThrough(t *testing.T) {
+	t.Parallel()
+	const firstRelease = 7
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	runner := migrations.Runner{DatabaseURL: database.URL}
+	exec(t, pool, "INSERT INTO mercure.outbox (topics) SELECT '{a}' FROM generate_series(1, 100)")
+	exec(t, pool, "SELECT mercure.drain(NULL, 1000)")
+	for value[int](t, pool, "SELECT max(version) FROM mercure.schema_version") > firstRelease {
+		if _, err := runner.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A session counts its scans before it leaves the list of sessions.
+	scans := func() string {
+		exec(t, pool, "SELECT pg_stat_force_next_flush()")
+		for value[int](t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'cinnabar migrate'") > 0 {
+			runtime.Gosched()
+		}
+		return value[string](t, pool, "SELECT concat(pg_relation_filenode(relid), ' ', seq_scan) FROM pg_stat_user_tables WHERE relid = 'mercure.updates'::regclass")
+	}
+	before := scans()
+	if _, err := runner.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := scans(); after != before {
+		t.Errorf("file and scans of the log were %s, are %s", before, after)
 	}
 }
 

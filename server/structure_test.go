@@ -57,6 +57,7 @@ func TestImportDirection(t *testing.T) {
 		internal + "broadcast": {internal + "protocol"},
 		internal + "keyset":    {internal + "auth"},
 		internal + "eventlog":  {internal + "protocol", module + "db", module + "migrations"},
+		internal + "presence":  {internal + "protocol"},
 		internal + "sse":       {internal + "protocol", internal + "broadcast"},
 		internal + "httpapi":   {internal + "protocol", internal + "auth", internal + "broadcast", internal + "eventlog", internal + "sse"},
 	}

@@ -66,8 +66,9 @@ type Config struct {
 	// HubPath is the path whose namespace the database must reserve; empty: not
 	// checked.
 	HubPath string
-	// MaxConnections bounds the pool; zero means 10. Readers of history never
-	// take the last three.
+	// MaxConnections bounds the pool; zero means 12. Readers of history never
+	// take the last five: three may wait for the append lock at a time, and a
+	// node that cannot renew its lease meanwhile would be given up.
 	MaxConnections int32
 	// QueueBytes bounds what waits for a commit; zero means 64 MiB. Appends
 	// beyond it fail with ErrOverloaded.
@@ -150,7 +151,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		config.ListenURL = config.DatabaseURL
 	}
 	if config.MaxConnections == 0 {
-		config.MaxConnections = 10
+		config.MaxConnections = 12
 	}
 	if config.QueueBytes == 0 {
 		config.QueueBytes = 64 << 20
@@ -179,7 +180,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		pool:       pool,
 		queries:    db.New(pool),
 		node:       uuid.NewString(),
-		reads:      make(chan struct{}, max(1, config.MaxConnections-3)),
+		reads:      make(chan struct{}, max(1, config.MaxConnections-5)),
 		bell:       make(chan struct{}, 1),
 		tailWake:   make(chan struct{}, 1),
 		backwards:  make(chan struct{}, 1),
