@@ -47,7 +47,7 @@ type Config struct {
 	DispatchTimeout      time.Duration `name:"dispatch-timeout" setting:"MERCURE_DISPATCH_TIMEOUT" default:"5s" placeholder:"DURATION" help:"A subscriber that takes nothing for this long is disconnected; 0s turns it off."`
 	MaxRequestBody       Bytes         `name:"max-request-body" setting:"MERCURE_MAX_REQUEST_BODY" default:"1MiB" placeholder:"SIZE" help:"Largest body of a request; 0 means no limit."`
 	RefuseTarget         Switch        `name:"refuse-target" setting:"MERCURE_REFUSE_TARGET" default:"off" placeholder:"on|off" help:"Refuse updates with the field target, by which publishers of before 0.10 meant private, if they lack the field private; else they are public, with a warning in the log."`
-	MaxStreams           int           `name:"max-streams" setting:"MERCURE_MAX_STREAMS" default:"0" placeholder:"N" help:"Most streams of this process; 0: no limit."`
+	MaxStreams           int           `name:"max-streams" setting:"MERCURE_MAX_STREAMS" default:"0" placeholder:"N" help:"Most streams of this process; a list of subscriptions counts as one while it is sent. 0: no limit."`
 	MaxStreamsPerAddress int           `name:"max-streams-per-address" setting:"MERCURE_MAX_STREAMS_PER_ADDRESS" default:"0" placeholder:"N" help:"Most streams of one client address; 0: no limit. Behind a proxy it needs MERCURE_TRUSTED_PROXIES."`
 	MaxTopics            int           `name:"max-topics" setting:"MERCURE_MAX_TOPICS" default:"1000" placeholder:"N" help:"Most topics of an update, at most 1000."`
 	MaxFieldBytes        Bytes         `name:"max-field-bytes" setting:"MERCURE_MAX_FIELD_BYTES" default:"4KiB" placeholder:"SIZE" help:"Longest topic, id and type of an update, at most 4KiB."`
@@ -57,6 +57,7 @@ type Config struct {
 	MaxTokenSelectors    int           `name:"max-token-selectors" setting:"MERCURE_MAX_TOKEN_SELECTORS" reload:"yes" default:"1000" placeholder:"N" help:"Most selectors of a 0.x token, for each of publishing and subscribing."`
 	UnknownCursor        string        `name:"unknown-cursor" setting:"MERCURE_UNKNOWN_CURSOR" default:"replay" placeholder:"replay|live" help:"What a client gets whose last event id is not in the log: everything retained, or what comes from now on."`
 	CursorCheckpoints    string        `name:"cursor-checkpoints" setting:"MERCURE_CURSOR_CHECKPOINTS" default:"auto" placeholder:"auto|on|off" help:"Send ids without data, so that silent subscribers can resume. auto: to browsers' EventSource."`
+	Subscriptions        Switch        `name:"subscriptions" setting:"MERCURE_SUBSCRIPTIONS" default:"off" placeholder:"on|off" help:"Tell who is subscribed, on all nodes: private updates about each subscription's beginning and end, and lists under the path /subscriptions of the hub. All nodes of a cluster need the same."`
 	SharedWrites         Switch        `name:"shared-writes" setting:"MERCURE_SHARED_WRITES" default:"on" placeholder:"on|off" help:"Send updates that wait for the same subscriber together; off for clients that take each network chunk for one event."`
 	TailBytes            Bytes         `name:"tail-bytes" setting:"MERCURE_TAIL_BYTES" default:"64MiB" placeholder:"SIZE" help:"Memory for the newest updates, from which reconnecting clients are served without the database."`
 

@@ -29,6 +29,7 @@ import (
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
 	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
 	"github.com/cinnabar-hub/cinnabar/server/internal/httpapi"
+	"github.com/cinnabar-hub/cinnabar/server/internal/presence"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
@@ -121,9 +122,13 @@ func (s *Server) Run(ctx context.Context) error {
 		History: history{log}, TailBytes: int(s.config.TailBytes),
 	})
 	s.broadcaster.Store(broadcaster)
+	var registry *presence.Registry
+	if s.config.Subscriptions {
+		registry = presence.New(presence.Config{Store: log, Logger: s.logger})
+	}
 	draining := make(chan struct{})
 	httpServer := &http.Server{
-		Handler:           lastAnswers(s.handler(log, broadcaster, draining), draining),
+		Handler:           lastAnswers(s.handler(log, broadcaster, registry, draining), draining),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
@@ -132,19 +137,22 @@ func (s *Server) Run(ctx context.Context) error {
 		ConnState:         s.connections.note,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
-	return s.run(ctx, log, broadcaster, httpServer, listener, draining)
+	return s.run(ctx, log, broadcaster, registry, httpServer, listener, draining)
 }
 
 // run keeps the parts going and stops them in order: not ready, streams end
 // while updates are still taken, those in flight are answered, the log stops.
 func (s *Server) run(
-	ctx context.Context, log *eventlog.Log, broadcaster *broadcast.Broadcaster,
+	ctx context.Context, log *eventlog.Log, broadcaster *broadcast.Broadcaster, registry *presence.Registry,
 	httpServer *http.Server, listener net.Listener, draining chan struct{},
 ) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return log.Run(logCtx, broadcaster) })
+	if registry != nil {
+		group.Go(func() error { return registry.Run(logCtx) }) // streams leave it until the end
+	}
 	group.Go(func() error {
 		s.keySets.run(logCtx) // publishers' tokens are verified until the end
 		return nil
@@ -232,10 +240,17 @@ func (s *Server) namespace() string {
 	return s.settings.hub.Path // the default one, which has one spelling
 }
 
-func (s *Server) handler(log *eventlog.Log, broadcaster *broadcast.Broadcaster, draining <-chan struct{}) http.Handler {
+func (s *Server) handler(
+	log *eventlog.Log, broadcaster *broadcast.Broadcaster, registry *presence.Registry, draining <-chan struct{},
+) http.Handler {
+	var subscriptions httpapi.Presence // a nil registry is none
+	if registry != nil {
+		subscriptions = registry
+	}
 	return httpapi.New(httpapi.Config{
 		Log:             log,
 		Broadcaster:     broadcaster,
+		Presence:        subscriptions,
 		Auth:            s.authenticator,
 		Hub:             s.settings.hub,
 		Logger:          s.logger,

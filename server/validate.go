@@ -70,6 +70,10 @@ func (c *Config) parse(sets *keySets) (settings, error) {
 			}
 		}
 	}
+	if hub := s.hub.PublicURL; bool(c.Subscriptions) && hub != nil && !hub.Reserved(protocol.SubscriptionPath(hub, "x", "x")) {
+		// Somebody else could publish what only the hub may say.
+		problem("MERCURE_SUBSCRIPTIONS", fmt.Errorf("cannot be on with the hub at the path %s; give MERCURE_PUBLIC_URL a path such as %s", hub.Path(), defaultHubPath))
+	}
 	if c.ResourceIdentifier != "" {
 		if u, err := url.Parse(c.ResourceIdentifier); err != nil || !u.IsAbs() || strings.Contains(c.ResourceIdentifier, "#") {
 			problem("MERCURE_RESOURCE_IDENTIFIER", fmt.Errorf("%q is not an absolute URL without a fragment", c.ResourceIdentifier))

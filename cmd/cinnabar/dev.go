@@ -42,6 +42,7 @@ func (h *hubFlags) applyDev(ctx context.Context, list []*setting) {
 	apply("MERCURE_ADDR", func() { h.Addr = devAddr })
 	apply("MERCURE_ANONYMOUS", func() { h.Anonymous = true })
 	apply("MERCURE_COMPAT", func() { h.Compat = "on" })
+	apply("MERCURE_SUBSCRIPTIONS", func() { h.Subscriptions = true })
 	h.Addr = freePort(ctx, h.Addr)
 	apply("MERCURE_PUBLIC_URL", func() { h.PublicURL = devHubURL(h.Addr) })
 	// All or nothing: a key of the operator's must not become valid for an

@@ -17,7 +17,6 @@ const settingPrefix = "MERCURE_"
 // a setting is known before this list is asked.
 var plannedVariables = []string{
 	"MERCURE_ADMIN_ADDR",
-	"MERCURE_SUBSCRIPTIONS",
 	"MERCURE_HISTORY_MAX_AGE", "MERCURE_HISTORY_MAX_UPDATES", "MERCURE_HISTORY_MAX_BYTES",
 }
 

@@ -138,7 +138,7 @@ func TestDirectivesOfTheReferenceHub(t *testing.T) {
 		"DATABASE_URL", "MERCURE_ANONYMOUS", "MERCURE_CORS_ALLOWED_ORIGINS", "MERCURE_PUBLISH_ALLOWED_ORIGINS", "MERCURE_COOKIE_NAME",
 		"MERCURE_HEARTBEAT", "MERCURE_WRITE_TIMEOUT", "MERCURE_DISPATCH_TIMEOUT", "MERCURE_MAX_REQUEST_BODY", "MERCURE_RESOURCE_IDENTIFIER",
 		"MERCURE_PUBLIC_URL", "MERCURE_COMPAT", "MERCURE_ISSUERS", "MERCURE_PUBLISHER_JWT_KEY", "MERCURE_SUBSCRIBER_JWT_KEY",
-		"MERCURE_PUBLISHER_JWKS_URL", "MERCURE_SUBSCRIBER_JWKS_URL",
+		"MERCURE_PUBLISHER_JWKS_URL", "MERCURE_SUBSCRIBER_JWKS_URL", "MERCURE_SUBSCRIPTIONS",
 	}
 	set := func(text string) string {
 		return "directives of the reference hub are not read; set " + text + " instead"
@@ -160,7 +160,7 @@ func TestDirectivesOfTheReferenceHub(t *testing.T) {
 		"cors_origins `https://a` \"https://b\"": set("MERCURE_CORS_ALLOWED_ORIGINS='https://a https://b' for cors_origins"),
 		"publish_origins *":                      set("MERCURE_PUBLISH_ALLOWED_ORIGINS='*' for publish_origins"),
 		"cookie_name token":                      set("MERCURE_COOKIE_NAME=token for cookie_name"),
-		"subscriptions":                          set("MERCURE_SUBSCRIPTIONS=on for subscriptions (which is not supported yet)"),
+		"subscriptions":                          set("MERCURE_SUBSCRIPTIONS=on for subscriptions"),
 		"heartbeat 15s":                          set("MERCURE_HEARTBEAT=15s for heartbeat"),
 		"write_timeout 0s":                       set("MERCURE_WRITE_TIMEOUT=0s for write_timeout"),
 		"dispatch_timeout 5s":                    set("MERCURE_DISPATCH_TIMEOUT=5s for dispatch_timeout"),

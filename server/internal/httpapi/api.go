@@ -54,14 +54,14 @@ type Config struct {
 	// RefuseTarget refuses updates that publishers of before 0.10 meant to be
 	// private.
 	RefuseTarget bool
-	// MaxStreams and MaxStreamsPerAddress bound the streams that are open at a
-	// time (S-13); zero: no limit.
+	// MaxStreams and MaxStreamsPerAddress bound the streams that are open, and
+	// the lists of subscriptions that are sent, at a time (S-13); zero: no limit.
 	MaxStreams, MaxStreamsPerAddress int
 	// AuthorizationServers returns the issuers that the metadata names (I-1);
 	// nil: none.
 	AuthorizationServers func() []string
-	// Subscriptions says that active subscriptions are served.
-	Subscriptions bool
+	// Presence has the active subscriptions; nil: they are not served.
+	Presence Presence
 	// CORSOrigins may read from scripts; nil: none.
 	CORSOrigins *auth.Origins
 	// LiveIfUnknown starts streams with an unknown cursor at the present.
@@ -129,6 +129,9 @@ func New(config Config) http.Handler {
 	}))
 	r.Method(http.MethodOptions, path, http.HandlerFunc(a.options))
 	a.metadataRoutes(r)
+	if a.Presence != nil {
+		a.subscriptionRoutes(r)
+	}
 	for _, alive := range []string{"/healthz", "/mercure/health/live"} {
 		r.Get(alive, a.alive)
 		r.Head(alive, a.alive)
@@ -200,7 +203,7 @@ func (a *api) recoverPanics(next http.Handler) http.Handler {
 			}
 			if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 				a.Logger.Error("request handler panicked; please report this",
-					"panic", p, "method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+					"panic", p, "method", r.Method, "path", shortened(r.URL.Path), "stack", string(debug.Stack()))
 			}
 			panic(http.ErrAbortHandler)
 		}()

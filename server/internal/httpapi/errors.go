@@ -120,7 +120,7 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 			return
 		}
 		p := problemOf(err)
-		attributes := []any{"status", p.status, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "reason", p.Error()}
+		attributes := []any{"status", p.status, "method", r.Method, "path", shortened(r.URL.Path), "remote", r.RemoteAddr, "reason", p.Error()}
 		switch {
 		case r.Context().Err() != nil:
 			a.Logger.Debug("client gone", attributes...)

@@ -91,7 +91,7 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) error {
 		AuthorizationDetailsTypeSupported: []string{authorizationDetail},
 		BearerMethodsSupported:            []string{"header"},
 		MercureCookie:                     a.Auth().CookieName(),
-		MercureSubscriptions:              a.Subscriptions,
+		MercureSubscriptions:              a.Presence != nil,
 	}
 	if a.AuthorizationServers != nil {
 		document.AuthorizationServers = a.AuthorizationServers()

@@ -33,6 +33,10 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if grants == nil && request.NoAnonymous {
 		return &auth.Error{Kind: auth.NoCredential, Reason: "subscribe request without a token, that says anonymous=off"}
 	}
+	announced, err := a.subscriptionsOf(hub, request.Matchers, grants)
+	if err != nil {
+		return err
+	}
 	a.noteLegacyParameters(r, request.Legacy)
 	subscription := broadcast.Subscription{
 		Matchers:      protocol.NewMatcherSet(request.Matchers),
@@ -61,6 +65,14 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	// there had been ended (Z-22).
 	if grants != nil && !a.Auth().Trusts(auth.Subscriber, grants) {
 		return &auth.Error{Kind: auth.InvalidToken, Reason: "the key that verified the token was removed a moment ago"}
+	}
+	// Announced when it has been registered, so that it hears of itself.
+	if r.Method != http.MethodHead {
+		leave, err := a.join(r.Context(), announced)
+		if err != nil {
+			return a.refuse(w, r, request, err)
+		}
+		defer leave()
 	}
 
 	streamHeaders(w, request, stream.PrecedingID())
