@@ -53,6 +53,7 @@ func TestEndToEnd(t *testing.T) {
 		{"GooseCommandLine", testGooseCommandLine},
 		{"Clients", testClients},
 		{"ClientRequests", testClientRequests},
+		{"PresencePage", testPresencePage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
