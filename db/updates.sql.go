@@ -34,20 +34,43 @@ func (q *Queries) CursorState(ctx context.Context, position int64, eventID strin
 	return i, err
 }
 
-const firstPositionOfID = `-- name: FirstPositionOfID :one
-SELECT u.position
-FROM mercure.updates AS u
-WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended($1::text, 0::bigint) AND u.id = $1::text
-ORDER BY u.position
-LIMIT 1
+const firstPositionsOfIDs = `-- name: FirstPositionsOfIDs :many
+SELECT wanted.id::text AS id, earliest.position::bigint AS position
+FROM unnest($1::text[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT u.position
+    FROM mercure.updates AS u
+    WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(wanted.id, 0::bigint) AND u.id = wanted.id
+    ORDER BY u.position
+    LIMIT 1
+) AS earliest
 `
 
-// The earliest occurrence of an event id (H-4). Uses updates_id_idx.
-func (q *Queries) FirstPositionOfID(ctx context.Context, eventID string) (int64, error) {
-	row := q.db.QueryRow(ctx, firstPositionOfID, eventID)
-	var position int64
-	err := row.Scan(&position)
-	return position, err
+type FirstPositionsOfIDsRow struct {
+	ID       string
+	Position int64
+}
+
+// The earliest occurrence of each of the event ids that occur (H-4). Uses
+// updates_id_idx.
+func (q *Queries) FirstPositionsOfIDs(ctx context.Context, eventIds []string) ([]FirstPositionsOfIDsRow, error) {
+	rows, err := q.db.Query(ctx, firstPositionsOfIDs, eventIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FirstPositionsOfIDsRow
+	for rows.Next() {
+		var i FirstPositionsOfIDsRow
+		if err := rows.Scan(&i.ID, &i.Position); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const head = `-- name: Head :one

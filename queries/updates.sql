@@ -78,13 +78,18 @@ FROM measured AS m
 WHERE m.bytes_before < @max_bytes::bigint
 ORDER BY m.position DESC;
 
--- name: FirstPositionOfID :one
--- The earliest occurrence of an event id (H-4). Uses updates_id_idx.
-SELECT u.position
-FROM mercure.updates AS u
-WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(@event_id::text, 0::bigint) AND u.id = @event_id::text
-ORDER BY u.position
-LIMIT 1;
+-- name: FirstPositionsOfIDs :many
+-- The earliest occurrence of each of the event ids that occur (H-4). Uses
+-- updates_id_idx.
+SELECT wanted.id::text AS id, earliest.position::bigint AS position
+FROM unnest(@event_ids::text[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT u.position
+    FROM mercure.updates AS u
+    WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(wanted.id, 0::bigint) AND u.id = wanted.id
+    ORDER BY u.position
+    LIMIT 1
+) AS earliest;
 
 -- name: Head :one
 -- The newest update; position zero while the log is empty. Not writable while

@@ -51,7 +51,7 @@ func TestReconnectStorm(t *testing.T) {
 	ids := fillLog(t, database, updates)
 	proxy := dbtest.NewProxy(t, database)
 	hub := servertest.Start(t, proxy.DB, func(c *server.Config) { c.TailBytes = 16 << 20 })
-	const finds, pages = "name: FirstPositionOfID", "name: PageAfter"
+	const finds, pages = "name: FirstPositionsOfIDs", "name: PageAfter"
 	proxy.Count(finds)
 	proxy.Count(pages)
 	var group errgroup.Group

@@ -94,7 +94,9 @@ const (
 	// maxOwnBytes bounds what waits to be delivered from memory.
 	maxOwnBytes  = 64 << 20
 	maxForgotten = 10_000
-	maxIDBytes   = 4096
+	// maxFinds is how many connections may look for cursors.
+	maxFinds   = 2
+	maxIDBytes = 4096
 )
 
 // Deadlines. Each is for the worst case of a server that is alive: a batch
@@ -117,8 +119,10 @@ type Log struct {
 	queries *db.Queries
 	node    string // random, names this process's channel
 
-	health health
-	reads  chan struct{} // counts readers of history, see Config.MaxConnections
+	health  health
+	reads   chan struct{} // counts readers of pages, see Config.MaxConnections
+	pages   sharedPages
+	lookups lookups
 
 	queue queue
 
@@ -180,7 +184,8 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		pool:       pool,
 		queries:    db.New(pool),
 		node:       uuid.NewString(),
-		reads:      make(chan struct{}, max(1, config.MaxConnections-5)),
+		reads:      make(chan struct{}, max(1, config.MaxConnections-5-maxLookups)),
+		lookups:    lookups{slots: make(chan struct{}, maxLookups)},
 		bell:       make(chan struct{}, 1),
 		tailWake:   make(chan struct{}, 1),
 		backwards:  make(chan struct{}, 1),

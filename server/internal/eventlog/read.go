@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
-
-	"github.com/jackc/pgx/v5"
+	"time"
 
 	"github.com/cinnabar-hub/cinnabar/db"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
@@ -21,62 +19,58 @@ import (
 // It also returns the position up to which the page is complete, which the
 // caller goes on from; that is upTo when nothing more lies in between.
 // ErrBelowHorizon: updates right behind the position are no longer there.
+//
+// The entries are shared with other callers.
 func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topics []string) ([]protocol.Entry, protocol.Position, error) {
+	start := pageStart{after: after, topics: topicsKey(topics)}
+	page, err := l.pages.get(ctx, start, upTo, func() (sharedPage, error) { return l.readShared(ctx, start, upTo, topics) })
+	if err != nil {
+		return nil, after, err
+	}
+	return page.entries, page.covered, nil
+}
+
+// readShared waits for its turn and reads a page, if nobody has meanwhile.
+func (l *Log) readShared(ctx context.Context, start pageStart, upTo protocol.Position, topics []string) (sharedPage, error) {
 	select {
 	case l.reads <- struct{}{}:
 		defer func() { <-l.reads }()
 	case <-ctx.Done():
-		return nil, after, ctx.Err()
+		return sharedPage{}, ctx.Err()
+	}
+	known, found, generation := l.pages.lookup(start, upTo)
+	if found {
+		return known, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	if topics != nil {
 		// One call must not scan the whole log for topics that are rare.
-		upTo = min(upTo, after+maxTopicSpan)
+		upTo = min(upTo, start.after+maxTopicSpan)
 	}
-	page, err := l.readPage(ctx, readRange{after: after, upTo: upTo, topics: topics, maxBytes: maxStreamPageBytes})
+	read := sharedPage{pageStart: start, covered: upTo, read: time.Now()}
+	page, err := l.readPage(ctx, readRange{after: start.after, upTo: upTo, topics: topics, maxBytes: maxStreamPageBytes})
 	if err != nil {
-		return nil, after, err
+		return read, err
 	}
-	if len(page.entries) == 0 && after > 0 {
+	if len(page.entries) == 0 {
 		// No row came that could have said so.
 		horizon, err := l.queries.Horizon(ctx)
 		if err != nil {
-			return nil, after, fmt.Errorf("read the horizon: %w", err)
+			return read, fmt.Errorf("read the horizon: %w", err)
 		}
 		page.horizon = protocol.Position(horizon)
 	}
-	if after > 0 && page.horizon > after {
-		return nil, after, ErrBelowHorizon
+	if start.after > 0 && page.horizon > start.after {
+		return read, ErrBelowHorizon
 	}
+	read.complete = max(start.after, page.horizon)
+	read.entries, read.bytes = page.entries, page.bytes+int64(len(page.entries))*rowOverhead
 	if page.full {
-		return page.entries, page.entries[len(page.entries)-1].Position, nil
+		read.covered = page.entries[len(page.entries)-1].Position
 	}
-	return page.entries, upTo, nil
-}
-
-// Find returns the position of the earliest update in the log with this id
-// (H-4), false if there is none.
-func (l *Log) Find(ctx context.Context, id protocol.EventID) (protocol.Position, bool, error) {
-	if strings.IndexByte(string(id), 0) >= 0 || len(id) > maxIDBytes {
-		return 0, false, nil // there are no such ids, and text cannot hold NUL
-	}
-	ctx, cancel := context.WithTimeout(ctx, findTimeout)
-	defer cancel()
-	select {
-	case l.reads <- struct{}{}:
-		defer func() { <-l.reads }()
-	case <-ctx.Done():
-		return 0, false, ctx.Err()
-	}
-	position, err := l.queries.FirstPositionOfID(ctx, string(id))
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("look up an event id: %w", err)
-	}
-	return protocol.Position(position), true, nil
+	l.pages.add(read, generation)
+	return read, nil
 }
 
 // readRange is what a page is to be of.

@@ -166,6 +166,7 @@ func (t *tail) restart(ctx context.Context) error {
 	t.logger.Error("the log does not continue where this node had read to, after a failover to a standby that lagged, or because retention overtook it; streams end and resume by their ids",
 		"cursor", t.cursor, "head", head.Position)
 	t.advance(protocol.Position(head.Position), protocol.EventID(head.ID))
+	t.pages.forget()
 	t.sink.Restart(recent, t.cursor)
 	return nil
 }
