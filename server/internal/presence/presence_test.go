@@ -76,10 +76,17 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), text)
+}
+
 // cuttable is a store whose node has lost its connection while away is set.
 type cuttable struct {
 	*eventlog.Log
 	away    atomic.Bool
+	unclean atomic.Bool   // nodes cannot be ended
 	refused atomic.Int64  // writes while it was away
 	looks   chan struct{} // one for each look at the leases, after it
 	// afterWrite, if set, is told of each batch that was written, and may hide
@@ -133,7 +140,7 @@ func (c *cuttable) WritePresence(ctx context.Context, id uuid.UUID, batch, ackno
 }
 
 func (c *cuttable) EndNode(ctx context.Context, id uuid.UUID, observed *int64) (bool, error) {
-	if c.away.Load() {
+	if c.away.Load() || c.unclean.Load() {
 		return false, errAway
 	}
 	return c.Log.EndNode(ctx, id, observed)
@@ -819,19 +826,19 @@ func TestOutageThatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
-// Hub events are emptied; their cursors go on resolving, and nobody gets them.
+// Hub events are emptied, whichever nodes run; their cursors go on resolving, and
+// nobody gets them.
 func TestOldEventsAreEmptied(t *testing.T) {
 	t.Parallel()
 	database := dbtest.New(t)
 	pool := database.Pool(t)
 	c := &clock{}
-	c.advance(time.Hour) // past the first interval
-	n := start(t, database.URL, c)
-	var list []protocol.Subscription
+	nodes := []*node{start(t, database.URL, c), start(t, database.URL, c), start(t, database.URL, c)}
+	var old []protocol.Subscription
 	for i := range 2500 {
-		list = append(list, subscription(false, "x", fmt.Sprint(i)))
+		old = append(old, subscription(false, "x", fmt.Sprint(i)))
 	}
-	n.join(t, list...)
+	nodes[0].join(t, old[:2000]...)
 	for _, sql := range []string{
 		"INSERT INTO mercure.updates (position, topics, data, size, created_at) SELECT nextval('mercure.updates_position_seq'), '{a}', 'mine', 1, now() - interval '1 day'",
 		"UPDATE mercure.hub_events SET created_at = now() - interval '61 minutes'",
@@ -841,33 +848,115 @@ func TestOldEventsAreEmptied(t *testing.T) {
 		}
 	}
 	fresh := subscription(false, "x", "fresh")
-	n.join(t, fresh)
-	n.tick()
-	eventually(t, "the emptying", func() bool {
-		return value[int](t, pool, "SELECT count(*) FROM mercure.updates WHERE from_hub AND topics = '{}' AND data = '' AND private AND type IS NULL") == 2500
-	})
+	nodes[1].join(t, fresh)
+	emptied := func(want int) func() bool {
+		return func() bool {
+			return value[int](t, pool, "SELECT count(*) FROM mercure.updates WHERE from_hub AND topics = '{}' AND data = '' AND private AND type IS NULL") == want
+		}
+	}
+	c.advance(2 * time.Minute)
+	pass(c, presence.ContactGap, nodes...)
+	eventually(t, "the emptying", emptied(2000))
 	if value[int](t, pool, "SELECT count(*) FROM mercure.updates WHERE topics <> '{}'") != 2 {
 		t.Error("others were emptied")
 	}
+	if value[int](t, pool, "SELECT count(*) FROM mercure.hub_events") != 1 {
+		t.Error("it is not forgotten which were emptied")
+	}
 	id := protocol.EventID(value[string](t, pool, "SELECT id FROM mercure.updates ORDER BY position LIMIT 1"))
-	if position, found, err := n.store.Find(t.Context(), id); err != nil || !found || position == 0 {
+	if position, found, err := nodes[0].store.Find(t.Context(), id); err != nil || !found || position == 0 {
 		t.Errorf("the cursor does not resolve: %v", err)
 	}
 	all := protocol.Position(1 << 40)
-	if entries, _, err := n.store.PageAfter(t.Context(), 0, all, []string{list[0].Topic}); err != nil || len(entries) > 0 {
+	if entries, _, err := nodes[0].store.PageAfter(t.Context(), 0, all, []string{old[0].Topic}); err != nil || len(entries) > 0 {
 		t.Errorf("found by its topic: %d, %v", len(entries), err)
 	}
-	entries, _, err := n.store.PageAfter(t.Context(), 0, all, nil)
-	if err != nil || len(entries) == 0 {
+
+	// The node that did it goes; another one takes over. What retention has
+	// removed from the log is no obstacle.
+	slices.SortFunc(nodes, func(a, b *node) int { return strings.Compare(a.Node().String(), b.Node().String()) })
+	nodes[0].stop()
+	nodes[1].join(t, old[2000:]...)
+	for _, sql := range []string{
+		"UPDATE mercure.hub_events SET created_at = now() - interval '61 minutes'",
+		"DELETE FROM mercure.updates WHERE position <= (SELECT min(up_to_position) FROM mercure.hub_events)",
+	} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := value[int](t, pool, "SELECT count(*) FROM mercure.updates WHERE from_hub")
+	c.advance(2 * time.Minute)
+	pass(c, presence.ContactGap, nodes[1:]...)
+	eventually(t, "the emptying", emptied(left))
+	if value[int](t, pool, "SELECT count(*) FROM mercure.hub_events") != 0 {
+		t.Error("it is not forgotten which were emptied")
+	}
+}
+
+// What an operator reads of each trouble: that it has begun, and that it is over,
+// once.
+func TestTroubleIsLogged(t *testing.T) {
+	t.Parallel()
+	const (
+		fails     = "subscriptions cannot be written; retrying"
+		works     = "subscriptions are written again"
+		givenUp   = "the other nodes have given this one up"
+		reaped    = "the subscriptions of a node that has disappeared were ended"
+		notEnded  = "the subscriptions of this node could not be ended; other nodes will do it"
+		uncleaned = "cleaning up subscriptions fails; trying again"
+	)
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	c := &clock{}
+	lost, other := start(t, database.URL, c), start(t, database.URL, c)
+	expect := func(n *node, want map[string]int) {
+		t.Helper()
+		for _, line := range []string{fails, works, givenUp, reaped, notEnded, uncleaned} {
+			if got := n.log.count(line); got != want[line] {
+				t.Errorf("%d times %q, want %d", got, line, want[line])
+			}
+		}
+	}
+	for i := range 600 { // to be ended in several steps
+		lost.join(t, subscription(false, "x", fmt.Sprint(i)))
+	}
+	pass(c, presence.ContactGap, lost, other)
+
+	lost.store.away.Store(true)
+	var group errgroup.Group
+	group.Go(func() error {
+		_, err := lost.Join(t.Context(), []protocol.Subscription{subscription(false, "x", "waits")})
+		return err
+	})
+	eventually(t, "attempts", func() bool { return lost.store.refused.Load() >= 5 })
+	lost.store.away.Store(false)
+	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	wildcard, err := protocol.NewExact("*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if set := protocol.NewMatcherSet([]*protocol.Matcher{wildcard}); set.MatchAny(protocol.NewTopics(entries[0].Update.Topics)) {
-		t.Error("it matches the wildcard")
-	}
+	expect(lost, map[string]int{fails: 1, works: 1})
+
+	lost.store.away.Store(true)
+	other.store.away.Store(true) // its janitor fails
+	pass(c, presence.LeaseTime, lost)
+	other.store.away.Store(false)
+	other.store.unclean.Store(true)
+	pass(c, presence.LeaseTime+presence.ContactGap, lost, other)
+	eventually(t, "a failure of the janitor", func() bool { return other.log.count(uncleaned) > 0 })
+	pass(c, presence.ContactGap, lost, other)
+	other.store.unclean.Store(false)
+	pass(c, presence.ContactGap, lost, other)
+	eventually(t, "the end", func() bool { return rowsLeft(t, pool) == 0 && other.log.count(reaped) > 0 })
+	expect(other, map[string]int{reaped: 1, uncleaned: 1})
+	lost.store.away.Store(false)
+	lost.tick()
+	eventually(t, "its return", func() bool { return rowsLeft(t, pool) == 601 })
+	eventually(t, "its word", func() bool { return lost.log.count(givenUp) > 0 })
+	expect(lost, map[string]int{fails: 1, works: 1, givenUp: 1})
+
+	lost.store.away.Store(true)
+	lost.stop()
+	expect(lost, map[string]int{fails: 1, works: 1, givenUp: 1, notEnded: 1})
 }
 
 // A list, and the events behind its cursor, are the truth, on every node, while
