@@ -22,7 +22,7 @@ const (
 	leaseTimeout = 5 * time.Second
 	// maxEndedRows and maxEndedBytes bound how long the end of a node holds the
 	// append lock at a time.
-	maxEndedRows  = 1000
+	maxEndedRows  = 250
 	maxEndedBytes = 4 << 20
 	// maxListRows is a page of a list of subscriptions.
 	maxListRows = 1000
