@@ -440,7 +440,7 @@ func TestStreamsWaitForTheirAnnouncement(t *testing.T) {
 	awaitBlocked(t, database, "mercure.append_lock")
 	select {
 	case err := <-answered:
-		t.Errorf("answered before it was announced: %v", err)
+		t.Fatalf("answered before it was announced: %v", err)
 	default:
 	}
 	statement(t, blocker, "COMMIT")
