@@ -347,8 +347,14 @@ func TestListsEndWithTheToken(t *testing.T) {
 		if err := yield(strings.Repeat("x", 1<<20)); err != nil { // more than is buffered
 			return err
 		}
-		<-ctx.Done()
-		return context.Cause(ctx)
+		patience := time.NewTimer(20 * time.Second)
+		defer patience.Stop()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-patience.C:
+			return nil
+		}
 	}}
 	response := get(t, serve(t, presence)+"/subscriptions", tokenUntil(t, auth.Dialect1, time.Now().Add(2*time.Second)))
 	defer func() { _ = response.Body.Close() }()
