@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -59,28 +60,36 @@ type rawStream struct {
 
 func rawStreams(b *testing.B, hub *servertest.Hub, n int) []rawStream {
 	b.Helper()
-	address, err := url.Parse(hub.URL)
-	if err != nil {
-		b.Fatal(err)
-	}
 	readers := make([]rawStream, n)
 	for i := range readers {
-		conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", address.Host)
-		if err != nil {
+		var err error
+		if readers[i], err = openRawStream(b.Context(), hub); err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(func() { _ = conn.Close() })
-		if _, err := fmt.Fprintf(conn, "GET %s?topic=%s HTTP/1.1\r\nHost: %s\r\n\r\n", address.Path, url.QueryEscape("https://example.com/a"), address.Host); err != nil {
-			b.Fatal(err)
-		}
-		readers[i] = rawStream{bufio.NewReaderSize(conn, 4096), conn}
-		for line := ""; line != ":\n"; {
-			if line, err = readers[i].ReadString('\n'); err != nil {
-				b.Fatal(err)
-			}
-		}
+		b.Cleanup(func() { _ = readers[i].conn.Close() })
 	}
 	return readers
+}
+
+// openRawStream returns when the first byte is there.
+func openRawStream(ctx context.Context, hub *servertest.Hub) (rawStream, error) {
+	address, err := url.Parse(hub.URL)
+	if err != nil {
+		return rawStream{}, err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address.Host)
+	if err != nil {
+		return rawStream{}, err
+	}
+	stream := rawStream{bufio.NewReaderSize(conn, 4096), conn}
+	_, err = fmt.Fprintf(conn, "GET %s?topic=%s HTTP/1.1\r\nHost: %s\r\n\r\n", address.Path, url.QueryEscape("https://example.com/a"), address.Host)
+	for line := ""; line != ":\n" && err == nil; {
+		line, err = stream.ReadString('\n')
+	}
+	if err != nil {
+		_ = conn.Close()
+	}
+	return stream, err
 }
 
 // BenchmarkFanOut is the time of one delivery when updates come as fast as the
