@@ -112,6 +112,18 @@ func open(t *testing.T, url string) *testLog {
 
 func openWith(t *testing.T, config eventlog.Config) *testLog {
 	t.Helper()
+	l := begin(t, config)
+	select {
+	case <-l.Started():
+	case <-time.After(deadline):
+		t.Fatal("the log did not start")
+	}
+	return l
+}
+
+// begin does not wait for the log to have started.
+func begin(t *testing.T, config eventlog.Config) *testLog {
+	t.Helper()
 	config.RecentBytes, config.Logger = 1<<20, slog.New(slog.DiscardHandler)
 	log, err := eventlog.Open(t.Context(), config)
 	if err != nil {
@@ -129,11 +141,6 @@ func openWith(t *testing.T, config eventlog.Config) *testLog {
 		log.Close()
 	})
 	t.Cleanup(l.stop)
-	select {
-	case <-log.Started():
-	case <-time.After(deadline):
-		t.Fatal("the log did not start")
-	}
 	return l
 }
 
@@ -339,5 +346,60 @@ func TestStartDeliversTheEndOfTheLog(t *testing.T) {
 	second := open(t, database.URL)
 	if len(second.recent) != 2500 || second.recent[0].Position != all[0].Position || second.recent[2499].Position != all[2499].Position {
 		t.Errorf("got %d recent updates, want all 2500 in order", len(second.recent))
+	}
+}
+
+// A node is not ready before its warm tail is filled, however well it hears.
+func TestNotReadyBeforeTheEndOfTheLogIsRead(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	proxy := dbtest.NewProxy(t, database)
+	const probe = "SELECT pg_notify"
+	proxy.Count(probe)
+	proxy.Set(dbtest.Fault{HoldFrom: "name: Head"})
+	l := begin(t, eventlog.Config{DatabaseURL: proxy.DB.URL, ListenURL: database.URL})
+	// The second probe says that the first was heard. Each connection is asked what
+	// one means before it sends one, so that it has the text once or twice.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); proxy.Count(probe) < 3; {
+		if <-tick.C; time.Since(began) > deadline {
+			t.Fatal("nobody looks whether notifications are heard")
+		}
+	}
+	if err := l.Ready(); !errors.Is(err, eventlog.ErrStarting) {
+		t.Errorf("ready says %v, and nothing was read", err)
+	}
+	proxy.Set(dbtest.Fault{})
+	proxy.Cut()
+	select {
+	case <-l.Started():
+	case <-time.After(deadline):
+		t.Error("the log did not start")
+	}
+}
+
+// Notifications and the doorbell save the second or two that polls take.
+func TestUpdatesArriveBeforeTheNextPoll(t *testing.T) {
+	t.Parallel()
+	const rounds = 5
+	database := dbtest.New(t)
+	pool := database.Pool(t)
+	writer, reader := open(t, database.URL), open(t, database.URL)
+	var http, sql time.Duration
+	for i := range rounds {
+		began := time.Now()
+		writer.append(t, protocol.Update{})
+		reader.waitFor(t, 2*i+1)
+		http += time.Since(began)
+		await(t, pool, "SELECT last_value FROM mercure.doorbell", 2) // silence
+		began = time.Now()
+		exec(t, pool, "SELECT mercure.publish('a')")
+		reader.waitFor(t, 2*i+2)
+		sql += time.Since(began)
+	}
+	t.Logf("from another node: %s, from SQL: %s, each %d times", http, sql, rounds)
+	if bound := rounds * 400 * time.Millisecond; http > bound || sql > bound {
+		t.Errorf("updates wait for the next poll: %s from another node, %s from SQL", http, sql)
 	}
 }

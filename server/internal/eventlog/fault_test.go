@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cinnabar-hub/cinnabar/db"
@@ -160,6 +161,34 @@ func TestUpdatesArriveWithoutNotifications(t *testing.T) {
 	}
 }
 
+// await asks until the answer is the one that is wanted.
+func await(t *testing.T, pool *pgxpool.Pool, sql string, want int) {
+	t.Helper()
+	for began := time.Now(); ; {
+		got := query[int](t, pool, sql)
+		if got == want {
+			return
+		}
+		if time.Since(began) > deadline {
+			t.Fatalf("%s: still %d, want %d", sql, got, want)
+		}
+	}
+}
+
+// Looking a cursor up is given up in time: a client waits for it.
+func TestLookingUpACursorIsBounded(t *testing.T) {
+	t.Parallel()
+	database := dbtest.New(t)
+	proxy := dbtest.NewProxy(t, database)
+	l := openWith(t, eventlog.Config{DatabaseURL: proxy.DB.URL})
+	proxy.Set(dbtest.Fault{HoldFrom: "name: FirstPositionOfID"})
+	ctx, cancel := context.WithTimeoutCause(t.Context(), deadline, errors.New("the test waited long enough"))
+	defer cancel()
+	if _, _, err := l.Find(ctx, "unknown"); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
 // PostgreSQL commits a batch, and the connection breaks before it can say so: the
 // publisher is told that it succeeded, and the update is there once.
 func TestABatchThatCommitsUnseenIsNotAppendedAgain(t *testing.T) { // Spec: P-16
@@ -174,8 +203,7 @@ func TestABatchThatCommitsUnseenIsNotAppendedAgain(t *testing.T) { // Spec: P-16
 		_, err := l.Append(t.Context(), &protocol.Update{Topics: []string{"a"}, Data: "unseen"})
 		return err
 	})
-	for query[int](t, pool, "SELECT count(*) FROM mercure.updates") == 0 {
-	}
+	await(t, pool, "SELECT count(*) FROM mercure.updates", 1)
 	proxy.Set(dbtest.Fault{})
 	proxy.Cut()
 	if err := group.Wait(); err != nil {

@@ -107,9 +107,12 @@ func TestPublishersWaitTenSecondsAtMost(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		claimedAfter, hangsUpAfter time.Duration
+		away                       time.Duration // the outage has lasted
 		want                       error
 		took                       time.Duration
 	}{
+		"an outage has just begun":          {away: 9 * time.Second, want: ErrUnavailable, took: 10 * time.Second},
+		"an outage goes on":                 {away: 11 * time.Second, want: ErrUnavailable, took: 0},
 		"never begun":                       {want: ErrUnavailable, took: 10 * time.Second},
 		"begun late":                        {claimedAfter: 9 * time.Second, want: ErrOutcomeUnknown, took: 10 * time.Second},
 		"begun, and the publisher hangs up": {claimedAfter: time.Second, hangsUpAfter: 2 * time.Second, want: ErrOutcomeUnknown, took: 10 * time.Second},
@@ -120,6 +123,9 @@ func TestPublishersWaitTenSecondsAtMost(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := &Log{}
 				l.queue.maxBytes, l.queue.wake = 1<<20, make(chan struct{}, 1)
+				if test.away > 0 {
+					l.health.failed[appending] = failure{errAway, time.Now().Add(-test.away)}
+				}
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				if test.hangsUpAfter > 0 {

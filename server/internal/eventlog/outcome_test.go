@@ -24,9 +24,9 @@ func openOnly(t *testing.T, database *dbtest.DB) *Log {
 	return l
 }
 
-// awaitBlocked waits until as many calls as wanted wait for a lock of the
-// database.
-func awaitBlocked(t *testing.T, pool *pgxpool.Pool, call string, wanted int) {
+// AwaitBlocked waits until as many calls as wanted wait for a lock of the
+// database. It fails if ended, which may be nil, is closed instead.
+func AwaitBlocked(t *testing.T, pool *pgxpool.Pool, call string, wanted int, ended <-chan struct{}) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -35,6 +35,11 @@ func awaitBlocked(t *testing.T, pool *pgxpool.Pool, call string, wanted int) {
 			WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0`, call).Scan(&blocked)
 		if err != nil {
 			t.Fatalf("waiting for %d blocked calls of %s: %v", wanted, call, err)
+		}
+		select {
+		case <-ended:
+			t.Fatalf("%s did not wait", call)
+		default:
 		}
 	}
 }
@@ -51,6 +56,7 @@ func TestAnOutcomeThatStaysUnknownIsFenced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = holder.Rollback(context.Background()) }()
 	if _, err := holder.Exec(t.Context(), "LOCK TABLE mercure.append_lock IN EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +67,7 @@ func TestAnOutcomeThatStaysUnknownIsFenced(t *testing.T) {
 		defer close(answered)
 		w.appendBatch(ctx, []*pending{p})
 	}()
-	awaitBlocked(t, pool, "mercure.append(", 1)
+	AwaitBlocked(t, pool, "mercure.append(", 1, answered)
 	cancel()
 	<-answered
 	if err := <-p.done; !errors.Is(err, ErrOutcomeUnknown) {
