@@ -229,6 +229,28 @@ func TestStreamsThatAreBehindOutliveAnOutage(t *testing.T) {
 	})
 }
 
+// hungHistory does not answer.
+type hungHistory struct{ brokenHistory }
+
+func (hungHistory) PageAfter(ctx context.Context, after, _ protocol.Position, _ []string) ([]protocol.Entry, protocol.Position, error) {
+	<-ctx.Done()
+	return nil, after, ctx.Err()
+}
+
+// A history that hangs keeps a stream neither from beating nor from ending.
+func TestHistoryThatHangs(t *testing.T) { // Spec: S-21
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &conn{}
+		began := time.Now()
+		reason := serveFrom(t, hungHistory{}, c, sse.Options{Heartbeat: 15 * time.Second, Expires: began.Add(time.Minute)},
+			broadcast.Subscription{Cursor: "somewhere"}, nil)
+		if took := time.Since(began); reason != sse.TokenExpired || took > 70*time.Second || len(c.writes) < 3 {
+			t.Errorf("%s after %s and %q", reason, took, c.writes)
+		}
+	})
+}
+
 // Spec: S-28. While the log is away a stream could not come back.
 func TestLifetimeIsSuspendedWhileTheLogIsAway(t *testing.T) {
 	t.Parallel()
