@@ -1,12 +1,14 @@
 package server_test
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -160,4 +162,46 @@ func TestReloadNamesWhatTakesARestart(t *testing.T) {
 	if status, _ := hub.Post(t, servertest.PublisherToken(t), "topic=a"); status != http.StatusUnauthorized {
 		t.Errorf("the replaced secret: status %d", status)
 	}
+}
+
+// The key is removed when the token has been verified and the stream is not open
+// yet, so that there is none to end.
+func TestKeyIsRemovedWhileAStreamOpens(t *testing.T) { // Spec: Z-22
+	t.Parallel()
+	hub := servertest.Start(t, dbtest.New(t))
+	conn := connect(t, hub)
+	if err := conn.SetDeadline(time.Now().Add(servertest.Deadline)); err != nil {
+		t.Fatal(err)
+	}
+	const body = "match=a"
+	token := servertest.Token(t, servertest.SubscriberSecret, nil, []string{"*"})
+	if _, err := fmt.Fprintf(conn, "QUERY /.well-known/mercure HTTP/1.1\r\nHost: h\r\n%s\r\n%s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+		bearer(token), form, len(body)); err != nil {
+		t.Fatal(err)
+	}
+	reader := bufio.NewReader(conn)
+	// The body is asked for after the token has been looked at.
+	if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	if _, err := reader.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hub.Reload(t.Context(), func(c *server.Config) {
+		c.SubscriberJWTKey = "another secret of the tests, long enough for HS256"
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte(body)); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a token of a key that was removed is answered %d", response.StatusCode)
+	}
+	_ = conn.Close() // first: closing a body waits for its end
+	_ = response.Body.Close()
 }

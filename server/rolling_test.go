@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -283,12 +285,22 @@ func TestStopAnswersOverOldConnections(t *testing.T) {
 		_ = response.Body.Close()
 		return response.StatusCode, response.Close
 	}
+	stream := hub.Subscribe(t, servertest.Request{Query: url.Values{"match": {"b"}}})
 	if status, last := publish(); status != http.StatusOK || last {
 		t.Errorf("got %d, last %t", status, last)
 	}
-	stream := hub.Subscribe(t, servertest.Request{Query: url.Values{"match": {"b"}}})
 	hub.Stop()
 	if _, err := stream.TryNext(t.Context()); !errors.Is(err, servertest.ErrEnded) {
+		t.Fatal(err)
+	}
+	awaitRefusal(t, strings.TrimPrefix(root, "http://"))
+	if err := conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Peek(1); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the connection is not left open for a while: %v", err)
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	if status, last := publish(); status != http.StatusOK || !last {
@@ -297,7 +309,21 @@ func TestStopAnswersOverOldConnections(t *testing.T) {
 	if err := hub.Wait(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(root, "http://")); err == nil {
-		t.Error("a stopped hub can be connected to")
+}
+
+// awaitRefusal waits until a hub that stops takes no connections any more.
+func awaitRefusal(t *testing.T, address string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), servertest.Deadline)
+	defer cancel()
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return
+		case err != nil:
+			t.Fatal(err)
+		}
+		_ = conn.Close()
 	}
 }

@@ -216,3 +216,42 @@ func TestStuckReaderResumes(t *testing.T) { // Spec: S-23
 		t.Errorf("resumed after %d: %v", last, err)
 	}
 }
+
+// Retention removes what a slow reader has not got yet: its stream ends, instead
+// of going on behind the hole.
+func TestRetentionOvertakesASlowReader(t *testing.T) { // Spec: H-2
+	t.Parallel()
+	const updates, size = 200, 100_000 // more than the kernel buffers for a connection
+	database := dbtest.New(t)
+	conn := database.Conn(t)
+	ended := make(logLines, 100)
+	hub := servertest.Start(t, database, func(c *server.Config) {
+		c.TailBytes = 0
+		c.DispatchTimeout = time.Hour
+		c.Logger = debugLogger(ended)
+	})
+	slow, fast := newReader(t, hub, "", 128<<10), newReader(t, hub, "", 0)
+	insertNumbered(t, conn, 1, updates, size)
+	if err := fast.read(1, updates); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `WITH removed AS (DELETE FROM mercure.updates WHERE position < mercure.head() RETURNING position)
+		UPDATE mercure.horizon SET position = (SELECT max(position) FROM removed)`); err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	group.Go(func() error {
+		for want := 1; ; want++ {
+			switch number, err := slow.next(); {
+			case err != nil:
+				return nil //nolint:nilerr // the end that is wanted, or of the test
+			case number != want:
+				return fmt.Errorf("got %d, want %d", number, want)
+			}
+		}
+	})
+	ended.wait(t, "reason=interrupted")
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
