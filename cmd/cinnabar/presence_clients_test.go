@@ -501,8 +501,8 @@ func (c *presenceCluster) list(ctx context.Context, l *life, selectors bool) (cu
 }
 
 // poll asks for lists again and again.
-func (c *presenceCluster) poll(ctx context.Context, node int, selectors bool) {
-	for pause(ctx, 150*time.Millisecond) {
+func (c *presenceCluster) poll(ctx context.Context, node int, selectors bool, interval time.Duration) {
+	for pause(ctx, interval) {
 		_, _, _ = c.list(ctx, c.nodes[node].current(), selectors) // the node may be down
 	}
 }

@@ -30,7 +30,7 @@ func (c *presenceCluster) plan(duration time.Duration, faults string) (steps []p
 	}
 	var deck []string
 	busy := make([]time.Duration, presenceNodes+1) // the last one is PostgreSQL
-	for at := time.Second; ; at += time.Second + time.Duration(random.Int64N(int64(3*time.Second))) {
+	for at := time.Second; at < duration; at += time.Second + time.Duration(random.Int64N(int64(3*time.Second))) {
 		if len(deck) == 0 {
 			deck = slices.Clone(all)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -51,7 +51,7 @@ func (c *presenceCluster) plan(duration time.Duration, faults string) (steps []p
 		}
 		at = max(at, busy[target])
 		if at+length > duration {
-			break
+			continue
 		}
 		busy[target] = at + length + presenceRest
 		steps = append(steps, c.fault(name, target, at, length)...)

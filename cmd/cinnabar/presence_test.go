@@ -23,7 +23,7 @@ import (
 //	go test ./cmd/cinnabar -run TestPresenceUnderAnyFault -timeout 1h -v -presence.duration 10m -presence.seed 7
 var (
 	presenceSeed     = flag.Uint64("presence.seed", 1, "of the tests of presence on a cluster")
-	presenceDuration = flag.Duration("presence.duration", 0, "how long to disturb a cluster with presence at random; 0: not at all")
+	presenceDuration = flag.Duration("presence.duration", 25*time.Second, "how long to disturb a cluster with presence at random")
 	presenceFaults   = flag.String("presence.faults", "", "faults of that run, such as kill,term; empty: all")
 )
 
@@ -32,6 +32,8 @@ const (
 	presenceClients = 24
 	// endsWithin is when a killed node's subscriptions must have ended.
 	endsWithin = 30 * time.Second
+	// often and seldom are pauses between two lists.
+	often, seldom = 150 * time.Millisecond, 5 * time.Second
 )
 
 // presenceCluster is three hubs on one database, clients that come and go, and
@@ -108,12 +110,11 @@ func startPresence(t *testing.T) *presenceCluster {
 	eventually(t, "every node serves", func() bool {
 		return !slices.ContainsFunc(c.nodes, func(n *presenceNode) bool { return n.current() == nil })
 	})
-	c.enter(t)
 	return c
 }
 
-// enter lets clients and observers in.
-func (c *presenceCluster) enter(t *testing.T) {
+// enter lets clients and observers in, and asks for lists every now and then.
+func (c *presenceCluster) enter(t *testing.T, polls time.Duration) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	var here sync.WaitGroup
@@ -135,7 +136,7 @@ func (c *presenceCluster) enter(t *testing.T) {
 			c.observers = append(c.observers, o)
 			here.Go(func() { o.follow(ctx, c.churn) })
 			if node >= 0 {
-				here.Go(func() { c.poll(ctx, node, selectors) })
+				here.Go(func() { c.poll(ctx, node, selectors, polls) })
 			}
 		}
 	}
@@ -276,6 +277,7 @@ func (c *presenceCluster) members(t *testing.T) (ids []string) {
 func TestPresenceConverges(t *testing.T) {
 	t.Parallel()
 	c := startPresence(t)
+	c.enter(t, often)
 	order := c.random(0).Perm(presenceNodes)
 	killed, stopped, cut := c.nodes[order[0]], c.nodes[order[1]], c.nodes[order[2]]
 
@@ -314,12 +316,75 @@ func TestPresenceConverges(t *testing.T) {
 	}
 }
 
+// Both other nodes end a node that was killed, at once and in several steps:
+// each end is written once. Spec: R-2.
+func TestPresenceOfKilledNode(t *testing.T) {
+	t.Parallel()
+	c := startPresence(t)
+	c.enter(t, seldom)
+	victim := c.nodes[c.random(0).IntN(presenceNodes)]
+	crowd := c.crowd(t, victim.current())
+	node := queryValue[string](t, c.server.DB, "SELECT min(node::text) FROM mercure.subscriptions WHERE topic = $1", crowd[0].topic)
+	release := victim.kill()
+	eventually(t, "its end", func() bool {
+		return queryValue[int](t, c.server.DB, "SELECT count(*) FROM mercure.nodes WHERE id::text = $1", node) == 0
+	})
+	release()
+	delays := c.finish(t)
+	if n := len(delays); n < len(crowd) || delays[n-1] > endsWithin {
+		t.Errorf("%d ends after the kill, of %d", n, len(crowd))
+	}
+}
+
+// crowd opens streams with more subscriptions than are ended in one step, which
+// stay for as long as the node does.
+func (c *presenceCluster) crowd(t *testing.T, l *life) (all []subscriptionSeen) {
+	t.Helper()
+	const streams, each = 14, 98
+	ctx, stop := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	t.Cleanup(func() {
+		stop()
+		reading.Wait()
+	})
+	var list []*connection
+	for range streams {
+		w := wish{matchers: true, silence: patient}
+		for i := range each {
+			w.more = append(w.more, fmt.Sprintf("match=https://e.example/crowd/%d", i))
+		}
+		conn, in, err := c.open(ctx, l, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reading.Go(func() {
+			conn.read(in, func(e event) {
+				if s, active, err := parseSubscription(e.data); err == nil {
+					conn.hear(s, active)
+				}
+			})
+		})
+		list = append(list, conn)
+	}
+	for _, conn := range list {
+		eventually(t, "a stream of the crowd", func() bool {
+			held, known := conn.held()
+			if known {
+				all = append(all, held...)
+			}
+			return known
+		})
+	}
+	return all
+}
+
 // While PostgreSQL is away for longer than a lease, clients come and go. Nobody
 // who stays is ended, though one node is back before the others, and everybody
 // who goes is. Spec: R-2.
 func TestPresenceOutlivesTheDatabase(t *testing.T) {
 	t.Parallel()
 	c := startPresence(t)
+	c.enter(t, often)
 	eventually(t, "a look at every lease", func() bool {
 		return queryValue[bool](t, c.server.DB, "SELECT count(*) = $1 AND min(lease) >= 2 FROM mercure.nodes", presenceNodes)
 	})
@@ -345,10 +410,9 @@ func TestPresenceOutlivesTheDatabase(t *testing.T) {
 
 // TestPresenceUnderAnyFault takes as long as it is told to.
 func TestPresenceUnderAnyFault(t *testing.T) {
-	if *presenceDuration == 0 {
-		t.Skip("takes long; see presence.duration")
-	}
+	t.Parallel()
 	c := startPresence(t)
+	c.enter(t, often)
 	began := time.Now()
 	for _, step := range c.plan(*presenceDuration, *presenceFaults) {
 		if !pause(t.Context(), step.at-time.Since(began)) {
