@@ -52,13 +52,16 @@ const (
 
 // run returns when every client is gone.
 func (c *churn) run(ctx context.Context) error {
+	// Not ctx.Err, which may come after the errors that the end causes.
+	end, _ := ctx.Deadline()
+	over := func() bool { return !time.Now().Before(end) || ctx.Err() != nil }
 	var group errgroup.Group
 	client := func(do func(context.Context, *rand.Rand) error) {
 		c.seed += 1 << 32
 		random := rand.New(rand.NewPCG(c.seed, 0))
 		group.Go(func() error {
-			for ctx.Err() == nil {
-				if err := do(ctx, random); err != nil && ctx.Err() == nil {
+			for !over() {
+				if err := do(ctx, random); err != nil && !over() {
 					return err
 				}
 			}
@@ -77,7 +80,12 @@ func (c *churn) run(ctx context.Context) error {
 	client(c.publishAndHangUp)
 	client(c.insert)
 	client(c.insertBulk)
-	group.Go(func() error { return c.cutConnections(ctx) })
+	group.Go(func() error {
+		if err := c.cutConnections(ctx); err != nil && !over() {
+			return err
+		}
+		return nil
+	})
 	return group.Wait()
 }
 
