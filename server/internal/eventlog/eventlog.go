@@ -119,6 +119,8 @@ type Log struct {
 	queries *db.Queries
 	node    string // random, names this process's channel
 
+	primaries *timelines
+
 	health  health
 	reads   chan struct{} // counts readers of pages, see Config.MaxConnections
 	pages   sharedPages
@@ -174,6 +176,8 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	// scan the log for a rare topic.
 	poolConfig.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	setDefault(poolConfig.ConnConfig.RuntimeParams, "application_name", "cinnabar")
+	primaries := new(timelines)
+	primaries.fence(&poolConfig.ConnConfig.Config)
 	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return nil, fmt.Errorf("open the connection pool: %w", err)
@@ -183,6 +187,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		logger:     config.Logger,
 		pool:       pool,
 		queries:    db.New(pool),
+		primaries:  primaries,
 		node:       uuid.NewString(),
 		reads:      make(chan struct{}, max(1, config.MaxConnections-5-maxLookups)),
 		lookups:    lookups{slots: make(chan struct{}, maxLookups)},

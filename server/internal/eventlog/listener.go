@@ -100,6 +100,7 @@ func (l *Log) listen(ctx context.Context) error {
 		config.ConnectTimeout = 5 * time.Second
 	}
 	setDefault(config.RuntimeParams, "application_name", "cinnabar listener")
+	l.primaries.fence(&config.Config)
 	config.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { l.heard(n) }
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
