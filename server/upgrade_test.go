@@ -52,8 +52,8 @@ func TestUpgradeFromEveryVersion(t *testing.T) {
 			u.stop(t)
 			last := hubs[0].Publish(t, url.Values{"topic": {"a"}, "data": {"end"}})
 
-			everything := u.streamed(t, hubs[0], "earliest", last)
-			resumed := u.streamed(t, hubs[1], ids[1], last)
+			everything := streamed(t, hubs[0], "earliest", last)
+			resumed := streamed(t, hubs[1], ids[1], last)
 			if !slices.Equal(resumed, everything[2:]) {
 				t.Errorf("resumed after the second: %s", difference(resumed, everything[2:]))
 			}
@@ -195,7 +195,7 @@ func (u *upgrade) stop(t *testing.T) {
 }
 
 // streamed is what a client gets that resumes after an id, up to another.
-func (u *upgrade) streamed(t *testing.T, hub *servertest.Hub, after, last string) (data []string) {
+func streamed(t *testing.T, hub *servertest.Hub, after, last string) (data []string) {
 	t.Helper()
 	stream := hub.Subscribe(t, servertest.Request{Query: url.Values{"topic": {"a"}}, LastEventID: after})
 	for {
@@ -203,6 +203,32 @@ func (u *upgrade) streamed(t *testing.T, hub *servertest.Hub, after, last string
 		data = append(data, event.Data)
 		if event.ID == last {
 			return data
+		}
+	}
+}
+
+// PostgreSQL is upgraded: another cluster, with another identifier and its first
+// timeline, goes on with the same rows. A hub finds what waited in the outbox,
+// and clients resume. What is unlogged may be there or not.
+func TestPostgreSQLIsUpgraded(t *testing.T) {
+	t.Parallel()
+	from := dbtest.NewServer(t)
+	hub := servertest.Start(t, from.DB)
+	first := hub.Publish(t, url.Values{"topic": {"a"}, "data": {"before"}})
+	id := hub.Publish(t, url.Values{"topic": {"a"}, "data": {"logged"}})
+	hub.Stop()
+	if err := hub.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	statement(t, from.DB.Conn(t), "INSERT INTO mercure.outbox (topics, data) VALUES ('{a}', 'waiting')")
+	if err := from.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := servertest.Start(t, dbtest.NewUpgraded(t, from).DB)
+	last := upgraded.Publish(t, url.Values{"topic": {"a"}, "data": {"after"}})
+	for after, want := range map[string][]string{first: {"logged", "waiting", "after"}, id: {"waiting", "after"}} {
+		if got := streamed(t, upgraded, after, last); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

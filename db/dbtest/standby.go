@@ -46,12 +46,7 @@ func baseBackup(ctx context.Context, primary *Server) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	address, err := url.Parse(primary.DB.URL)
-	if err != nil {
-		return "", err
-	}
-	password, _ := address.User.Password()
-	if err := os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600); err != nil {
+	if err := copyPassword(primary, dir); err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(primary.Installation().BinDir, "pg_basebackup"),
@@ -62,14 +57,20 @@ func baseBackup(ctx context.Context, primary *Server) (dir string, err error) {
 	return dir, giveToOwner(dir, primary.Dir())
 }
 
-// giveToOwner makes whoever owns one directory the owner of everything in another: PostgreSQL does not run as root.
-func giveToOwner(dir, of string) error {
-	info, err := os.Stat(filepath.Join(of, "data"))
+// copyPassword lets package localpg find the password of a server in a directory.
+func copyPassword(of *Server, dir string) error {
+	address, err := url.Parse(of.DB.URL)
 	if err != nil {
 		return err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
+	password, _ := address.User.Password()
+	return os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600)
+}
+
+// giveToOwner gives everything in a directory to the account that a server runs as.
+func giveToOwner(dir, server string) error {
+	owner, other := ownerOf(filepath.Join(server, "data"))
+	if !other {
 		return nil
 	}
 	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -78,4 +79,18 @@ func giveToOwner(dir, of string) error {
 		}
 		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
 	})
+}
+
+// ownerOf is the account that a file belongs to; other: it is not ours, and we may act for it. PostgreSQL does not run
+// as root.
+func ownerOf(path string) (owner *syscall.Credential, other bool) {
+	info, err := os.Stat(path)
+	if err != nil || os.Geteuid() != 0 {
+		return nil, false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, false
+	}
+	return &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}, true
 }
