@@ -58,6 +58,7 @@ func pgUpgrade(ctx context.Context, old *Server, dir string) error {
 		}
 	}
 	bin := old.Installation().BinDir
+	//nolint:gosec // a test's own server says where its programs are
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "pg_upgrade"), "--old-bindir="+bin, "--new-bindir="+bin,
 		"--old-datadir="+from, "--new-datadir="+to, "--socketdir="+dir, "--username=cinnabar", "--no-sync")
 	cmd.Dir = dir
@@ -75,5 +76,5 @@ func trustSocket(path string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append([]byte("local all all trust\n"), content...), 0o600) // whose owner stays
+	return os.WriteFile(path, append([]byte("local all all trust\n"), content...), 0o600) //nolint:gosec // a file of a test's own server; its owner stays
 }

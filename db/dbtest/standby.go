@@ -49,6 +49,7 @@ func baseBackup(ctx context.Context, primary *Server) (dir string, err error) {
 	if err := copyPassword(primary, dir); err != nil {
 		return "", err
 	}
+	//nolint:gosec // a test's own server says where its programs are
 	cmd := exec.CommandContext(ctx, filepath.Join(primary.Installation().BinDir, "pg_basebackup"),
 		"--dbname="+primary.DB.URL, "--pgdata="+filepath.Join(dir, "data"), "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
 	if output, err := cmd.CombinedOutput(); err != nil {
@@ -73,11 +74,16 @@ func giveToOwner(dir, server string) error {
 	if !other {
 		return nil
 	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+		return root.Lchown(path, int(owner.Uid), int(owner.Gid))
 	})
 }
 

@@ -64,8 +64,7 @@ const timelineQuery = `SELECT system_identifier,
 
 func (t *timelines) check(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, timelineQuery).ReadAll()
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*pgconn.PgError](err); refused {
 		return nil
 	}
 	if err != nil {
