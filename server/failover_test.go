@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -176,7 +177,7 @@ func TestFailoverLosesUpdates(t *testing.T) {
 	p.fail(t)
 	ctx, cancel := context.WithTimeout(t.Context(), servertest.Deadline)
 	defer cancel()
-	if got, err := stream.TryNext(ctx); err != servertest.ErrEnded { //nolint:errorlint // exactly that
+	if got, err := stream.TryNext(ctx); !errors.Is(err, servertest.ErrEnded) {
 		t.Fatalf("the stream did not end: %+v, %v", got, err)
 	}
 	t.Logf("the stream ended %s after the kill", time.Since(began))
@@ -260,8 +261,10 @@ func TestHubOnStandby(t *testing.T) {
 	default:
 	}
 	(&pair{standby: standby}).promote(t)
+	promoted := time.Now()
 	select {
 	case <-hub.Started():
+		t.Logf("started %s after the promotion", time.Since(promoted))
 	case <-time.After(servertest.Deadline):
 		t.Fatal("the hub did not start after the promotion")
 	}
