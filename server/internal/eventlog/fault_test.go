@@ -181,7 +181,7 @@ func TestLookingUpACursorIsBounded(t *testing.T) {
 	database := dbtest.New(t)
 	proxy := dbtest.NewProxy(t, database)
 	l := openWith(t, eventlog.Config{DatabaseURL: proxy.DB.URL})
-	proxy.Set(dbtest.Fault{HoldFrom: "name: FirstPositionOfID"})
+	proxy.Set(dbtest.Fault{HoldFrom: "name: FirstPositionsOfIDs"})
 	ctx, cancel := context.WithTimeoutCause(t.Context(), deadline, errors.New("the test waited long enough"))
 	defer cancel()
 	if _, _, err := l.Find(ctx, "unknown"); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
