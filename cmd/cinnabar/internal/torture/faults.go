@@ -18,7 +18,7 @@ func (r *run) carryOut(ctx context.Context, plan []disturbance) {
 			return
 		}
 		group.Go(func() { // ends when the disturbance is lifted
-			r.progress.note("%6.1fs  %s", d.at.Seconds(), d)
+			r.progress.Note("%6.1fs  %s", d.at.Seconds(), d)
 			r.disturb(ctx, d)
 		})
 	}

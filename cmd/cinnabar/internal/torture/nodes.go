@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cinnabar-hub/cinnabar/cmd/cinnabar/internal/hubproc"
 )
 
 const (
@@ -38,7 +40,7 @@ type node struct {
 
 	mu sync.Mutex
 	// process is the present or last one.
-	process *process
+	process *hubproc.Process
 	// held keeps it from being started; nil: it is not held.
 	held chan struct{}
 	// url is where it was last seen serving; empty: never.
@@ -46,8 +48,6 @@ type node struct {
 	// serving is closed when url was set for the first time.
 	serving chan struct{}
 }
-
-const hubPath = "/.well-known/mercure"
 
 func newNode(index int, program string, environ []string, dir string, p *proxy, problem func(string, ...any)) *node {
 	return &node{
@@ -77,13 +77,13 @@ func (n *node) run(ctx context.Context) error {
 }
 
 // start waits until the node is not held; nil: ctx has ended.
-func (n *node) start(ctx context.Context, log *os.File) *process {
+func (n *node) start(ctx context.Context, log *os.File) *hubproc.Process {
 	for {
 		n.mu.Lock()
 		held := n.held
 		if held == nil {
 			// It outlives ctx, to be stopped in order.
-			n.process = startProcess(context.WithoutCancel(ctx), n.program, n.environ, log)
+			n.process = hubproc.Start(context.WithoutCancel(ctx), n.program, n.environ, log)
 			p := n.process
 			n.mu.Unlock()
 			return p
@@ -98,22 +98,22 @@ func (n *node) start(ctx context.Context, log *os.File) *process {
 }
 
 // watch returns when the process has ended, which it makes it do with ctx.
-func (n *node) watch(ctx context.Context, p *process) {
+func (n *node) watch(ctx context.Context, p *hubproc.Process) {
 	late := time.NewTimer(startTimeout)
 	defer late.Stop()
 	select {
-	case <-p.started:
-		n.setURL("http://" + p.address + hubPath)
-	case <-p.exited:
+	case <-p.Started:
+		n.setURL("http://" + p.Address + hubproc.Path)
+	case <-p.Exited:
 		return // without its database, or killed: again
 	case <-late.C:
-		p.end(syscall.SIGKILL)
+		p.End(syscall.SIGKILL)
 	case <-ctx.Done():
 	}
 	select {
-	case <-p.exited:
-		if !p.wasAsked() {
-			n.problem("node %d ended by itself: %v; see %s", n.index, p.err, n.logPath)
+	case <-p.Exited:
+		if !p.WasAsked() {
+			n.problem("node %d ended by itself: %v; see %s", n.index, p.Err, n.logPath)
 		}
 	case <-ctx.Done():
 		n.stop(p)
@@ -121,32 +121,32 @@ func (n *node) watch(ctx context.Context, p *process) {
 }
 
 // stop ends a process in order, and the hard way if that takes too long.
-func (n *node) stop(p *process) {
+func (n *node) stop(p *hubproc.Process) {
 	select {
-	case <-p.exited:
+	case <-p.Exited:
 		return
 	default:
 	}
-	p.signal(syscall.SIGCONT)
-	p.end(syscall.SIGTERM)
+	p.Signal(syscall.SIGCONT)
+	p.End(syscall.SIGTERM)
 	late := time.NewTimer(stopTimeout)
 	defer late.Stop()
 	select {
-	case <-p.exited:
+	case <-p.Exited:
 		// It may have been told while it started, and then not succeed.
-		if p.err != nil && !p.killed() && n.hasServed(p) {
-			n.problem("node %d was told to stop and failed: %v; see %s", n.index, p.err, n.logPath)
+		if p.Err != nil && !p.Killed() && n.hasServed(p) {
+			n.problem("node %d was told to stop and failed: %v; see %s", n.index, p.Err, n.logPath)
 		}
 	case <-late.C:
 		n.problem("node %d did not stop within %s of SIGTERM; see %s", n.index, stopTimeout, n.logPath)
-		p.end(syscall.SIGKILL)
-		<-p.exited
+		p.End(syscall.SIGKILL)
+		<-p.Exited
 	}
 }
 
-func (n *node) hasServed(p *process) bool {
+func (n *node) hasServed(p *hubproc.Process) bool {
 	select {
-	case <-p.started:
+	case <-p.Started:
 		return true
 	default:
 		return false
@@ -163,8 +163,8 @@ func (n *node) hold(inOrder bool) (release func()) {
 	if inOrder {
 		n.stop(p)
 	} else {
-		p.end(syscall.SIGKILL)
-		<-p.exited
+		p.End(syscall.SIGKILL)
+		<-p.Exited
 	}
 	return func() {
 		n.mu.Lock()
@@ -180,7 +180,7 @@ func (n *node) signal(s syscall.Signal) {
 	p := n.process
 	n.mu.Unlock()
 	if p != nil {
-		p.signal(s)
+		p.Signal(s)
 	}
 }
 
@@ -201,4 +201,4 @@ func (n *node) URL() string {
 }
 
 // root is the address without the path of the hub.
-func (n *node) root() string { return strings.TrimSuffix(n.URL(), hubPath) }
+func (n *node) root() string { return strings.TrimSuffix(n.URL(), hubproc.Path) }

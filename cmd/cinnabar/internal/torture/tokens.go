@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cinnabar-hub/cinnabar/cmd/cinnabar/internal/hubproc"
 	"github.com/cinnabar-hub/cinnabar/server"
 )
 
@@ -18,7 +19,7 @@ type tokens struct {
 // of returns a token; empty for anonymous.
 func (t *tokens) of(c credential) string { return t.subscribers[c] }
 
-const publicURL = origin + hubPath
+const publicURL = origin + hubproc.Path
 
 // newTokens makes keys, and tokens that live as long as a run may.
 func newTokens(lifetime time.Duration) (*tokens, error) {

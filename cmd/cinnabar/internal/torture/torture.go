@@ -17,6 +17,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/cinnabar-hub/cinnabar/cmd/cinnabar/internal/hubproc"
+	"github.com/cinnabar-hub/cinnabar/cmd/cinnabar/internal/terminal"
 )
 
 // Config says what to run.
@@ -55,7 +58,7 @@ const (
 // run is one run.
 type run struct {
 	config     Config
-	progress   *progress
+	progress   *terminal.Progress
 	dir        string
 	database   *database
 	nodes      []*node
@@ -87,7 +90,7 @@ type run struct {
 // done; what is found is in the report.
 func Run(ctx context.Context, config Config) (report *Report, err error) {
 	r := &run{
-		config: config, progress: &progress{w: config.Log, terminal: config.Terminal},
+		config: config, progress: terminal.NewProgress(config.Log, config.Terminal),
 		ledger: &ledger{}, recoveries: &recoveries{}, began: time.Now(),
 	}
 	if r.tokens, err = newTokens(config.Duration + time.Hour); err != nil {
@@ -97,7 +100,7 @@ func Run(ctx context.Context, config Config) (report *Report, err error) {
 		return nil, err
 	}
 	defer func() { err = r.leave(ctx, report, err) }()
-	if r.database, err = openDatabase(ctx, config.DatabaseURL, r.random(0).IntN(2) == 0, r.progress.note); err != nil {
+	if r.database, err = openDatabase(ctx, config.DatabaseURL, r.random(0).IntN(2) == 0, r.progress.Note); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -107,9 +110,9 @@ func Run(ctx context.Context, config Config) (report *Report, err error) {
 		}
 		err = errors.Join(err, r.database.close(context.WithoutCancel(ctx), keep))
 	}()
-	defer r.progress.end()
+	defer r.progress.End()
 	if r.database.twoPhase {
-		r.progress.note("with prepared transactions; the doorbell of the outbox is off")
+		r.progress.Note("with prepared transactions; the doorbell of the outbox is off")
 	}
 	return r.withNodes(ctx)
 }
@@ -163,7 +166,7 @@ func (r *run) problem(format string, args ...any) {
 	}
 	r.mu.Unlock()
 	if keep {
-		r.progress.note("PROBLEM: %s", text)
+		r.progress.Note("PROBLEM: %s", text)
 	}
 }
 
@@ -174,20 +177,14 @@ func (r *run) early(n number, subscriber, what string) {
 	tell := r.told <= maxViolations
 	r.mu.Unlock()
 	if tell {
-		r.progress.note("VIOLATION: update %d %s, %s", n, what, subscriber)
+		r.progress.Note("VIOLATION: update %d %s, %s", n, what, subscriber)
 	}
 }
 
 // environ is the environment of a node: ours without any setting of a hub, and
 // with those of the run. Limits are tight, so that they are met.
 func (r *run) environ(databaseURL string) []string {
-	var list []string
-	for _, entry := range r.config.Environ {
-		if !strings.HasPrefix(entry, "MERCURE_") && !strings.HasPrefix(entry, "DATABASE_URL") {
-			list = append(list, entry)
-		}
-	}
-	return append(list,
+	return append(hubproc.WithoutSettings(r.config.Environ),
 		"DATABASE_URL="+databaseURL,
 		"MERCURE_ADDR=127.0.0.1:0",
 		"MERCURE_PUBLIC_URL="+publicURL,
@@ -294,7 +291,7 @@ func (r *run) withSubscribers(ctx context.Context) (*Report, error) {
 
 	plan := r.plan()
 	r.torture(ctx, plan)
-	r.progress.note("%6.1fs  every disturbance is lifted; waiting for everybody to catch up", r.config.Duration.Seconds())
+	r.progress.Note("%6.1fs  every disturbance is lifted; waiting for everybody to catch up", r.config.Duration.Seconds())
 	marks, err := r.settle(ctx, ended)
 	if err != nil {
 		return nil, err
@@ -345,7 +342,7 @@ func (r *run) torture(ctx context.Context, plan []disturbance) {
 // show keeps the last line of a terminal up to date.
 func (r *run) show(ctx context.Context, stop <-chan struct{}) {
 	for !isClosed(stop) && ctx.Err() == nil {
-		r.progress.bar(r.publishingFor(), r.config.Duration, fmt.Sprintf("%s  %d acknowledged, %d delivered",
+		r.progress.Bar(r.publishingFor(), r.config.Duration, fmt.Sprintf("%s  %d acknowledged, %d delivered",
 			r.publishingFor().Round(time.Second), r.ledger.acknowledged.Load(), r.delivered.Load()))
 		sleepUntil(stop, 200*time.Millisecond)
 	}
@@ -406,36 +403,13 @@ func (r *run) awaitNodes(ctx context.Context, patience time.Duration) error {
 		select {
 		case <-n.serving:
 		case <-ctx.Done():
-			return fmt.Errorf("node %d did not start within %s; %s", n.index, patience, lastLine(n.logPath))
+			return fmt.Errorf("node %d did not start within %s; %s", n.index, patience, hubproc.LastLine(n.logPath))
 		}
-		for !isReady(ctx, client, n) {
+		for !hubproc.Ready(ctx, client, n.root()) {
 			if !sleep(ctx, 50*time.Millisecond) {
-				return fmt.Errorf("node %d was not ready within %s; %s", n.index, patience, lastLine(n.logPath))
+				return fmt.Errorf("node %d was not ready within %s; %s", n.index, patience, hubproc.LastLine(n.logPath))
 			}
 		}
 	}
 	return nil
-}
-
-func isReady(ctx context.Context, client *http.Client, n *node) bool {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, n.root()+"/readyz", http.NoBody)
-	if err != nil {
-		return false
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = response.Body.Close() }()
-	return response.StatusCode == http.StatusOK
-}
-
-// lastLine of a log says most about why a node does not start.
-func lastLine(path string) string {
-	content, err := os.ReadFile(path)
-	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
-	if err != nil || lines[len(lines)-1] == "" {
-		return "its log is empty"
-	}
-	return "the last line of its log is: " + lines[len(lines)-1]
 }

@@ -1,4 +1,4 @@
-package torture
+package hubproc
 
 import (
 	"bytes"
@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// process is one life of a node.
-type process struct {
+// Process is one life of a hub.
+type Process struct {
 	cmd *exec.Cmd
 	// spawned is closed when there is a process, or never will be.
 	spawned chan struct{}
-	// started is closed when the hub says that it serves; then address is set.
-	started chan struct{}
-	address string
-	// exited is closed when the process has ended; then err says how.
-	exited chan struct{}
-	err    error
+	// Started is closed when the hub says that it serves; then Address is set.
+	Started chan struct{}
+	Address string
+	// Exited is closed when the process has ended; then Err says how.
+	Exited chan struct{}
+	Err    error
 
 	mu sync.Mutex
 	// asked: its end was, so it is no failure.
 	asked bool
 }
 
-// startProcess runs the program until it ends or ctx does, and copies what it
-// logs.
-func startProcess(ctx context.Context, program string, environ []string, log io.Writer) *process {
-	p := &process{spawned: make(chan struct{}), started: make(chan struct{}), exited: make(chan struct{})}
+// Start runs the program with the argument serve until it ends or ctx does, and
+// copies what it logs, which has to be JSON.
+func Start(ctx context.Context, program string, environ []string, log io.Writer) *Process {
+	p := &Process{spawned: make(chan struct{}), Started: make(chan struct{}), Exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, program, "serve")
 	p.cmd.Env = environ
 	p.cmd.Stderr = &startWatcher{out: log, found: p.hasStarted}
@@ -46,47 +46,47 @@ func startProcess(ctx context.Context, program string, environ []string, log io.
 
 // run keeps its thread for as long as the process lives, since that ends with
 // the thread that started it.
-func (p *process) run() {
+func (p *Process) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer close(p.exited)
-	p.err = p.cmd.Start()
+	defer close(p.Exited)
+	p.Err = p.cmd.Start()
 	close(p.spawned)
-	if p.err == nil {
-		p.err = p.cmd.Wait()
+	if p.Err == nil {
+		p.Err = p.cmd.Wait()
 	}
 }
 
-func (p *process) hasStarted(address string) {
-	p.address = address
-	close(p.started)
+func (p *Process) hasStarted(address string) {
+	p.Address = address
+	close(p.Started)
 }
 
-// signal sends a signal, unless the process has ended.
-func (p *process) signal(s syscall.Signal) {
+// Signal sends a signal, unless the process has ended.
+func (p *Process) Signal(s syscall.Signal) {
 	<-p.spawned
 	if p.cmd.Process != nil {
 		_ = p.cmd.Process.Signal(s)
 	}
 }
 
-// end is signal for those that shall end the process.
-func (p *process) end(s syscall.Signal) {
+// End is Signal for those that shall end the process.
+func (p *Process) End(s syscall.Signal) {
 	p.mu.Lock()
 	p.asked = true
 	p.mu.Unlock()
-	p.signal(s)
+	p.Signal(s)
 }
 
-func (p *process) wasAsked() bool {
+func (p *Process) WasAsked() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.asked
 }
 
-// killed says that SIGKILL ended the process.
-func (p *process) killed() bool {
-	exit, ok := errors.AsType[*exec.ExitError](p.err)
+// Killed says that SIGKILL ended the process.
+func (p *Process) Killed() bool {
+	exit, ok := errors.AsType[*exec.ExitError](p.Err)
 	if !ok {
 		return false
 	}
