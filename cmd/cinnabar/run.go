@@ -25,15 +25,17 @@ const (
 type commands struct {
 	Help helpFlag `short:"h" help:"Show this text."`
 
-	Serve     serveCmd     `cmd:"" help:"Run a hub."`
-	Config    configCmd    `cmd:"" help:"Show the settings serve would use, where each comes from, and what is wrong with them."`
-	Migrate   migrateCmd   `cmd:"" help:"Create, update or inspect the database schema."`
-	Token     tokenCmd     `cmd:"" help:"Make an access token, or explain one."`
-	Publish   publishCmd   `cmd:"" help:"Publish an update to a hub."`
-	Subscribe subscribeCmd `cmd:"" help:"Print the updates of a hub as they come."`
-	Torture   tortureCmd   `cmd:"" help:"Test a cluster under faults on this machine, and check what it promises."`
-	Version   versionCmd   `cmd:"" help:"Show which build this is."`
-	HelpOn    helpCmd      `cmd:"" name:"help" help:"Show what a command does and understands."`
+	Serve     serveCmd        `cmd:"" help:"Run a hub."`
+	Config    configCmd       `cmd:"" help:"Show the settings serve would use, where each comes from, and what is wrong with them."`
+	Migrate   migrateCmd      `cmd:"" help:"Create, update or inspect the database schema."`
+	Token     tokenCmd        `cmd:"" help:"Make an access token, or explain one."`
+	Publish   publishCmd      `cmd:"" help:"Publish an update to a hub."`
+	Subscribe subscribeCmd    `cmd:"" help:"Print the updates of a hub as they come."`
+	Bench     benchCmd        `cmd:"" help:"Measure what a hub does under load, and check what it delivers."`
+	Torture   tortureCmd      `cmd:"" help:"Test a cluster under faults on this machine, and check what it promises."`
+	Version   versionCmd      `cmd:"" help:"Show which build this is."`
+	Streams   benchStreamsCmd `cmd:"" name:"bench-streams" hidden:""`
+	HelpOn    helpCmd         `cmd:"" name:"help" help:"Show what a command does and understands."`
 }
 
 // app is one invocation: what it was given and where it writes.

@@ -18,13 +18,11 @@ const maxUncertain = 1000
 // load publishes updates of a run with many publishers at once. What one source
 // publishes is published by one publisher, in order.
 type load struct {
-	targets  []*target
-	token    string
 	run      string
 	audience audience
 	size     int
 
-	publishers []*publisher
+	publishers []publisher
 	// lastID of each publisher.
 	lastID []string
 	// totals is how many each source has published: a publisher for everybody,
@@ -33,24 +31,22 @@ type load struct {
 
 	mu        sync.Mutex
 	uncertain []update
-	failure   error // the last reason
+	failure   error // the last reason for one of them
 	answers   histogram
 
 	accepted atomic.Int64
 }
 
-// newLoad is for so many streams, if they have topics of their own.
-func newLoad(targets []*target, token string, p plan, publishers, size int) *load {
-	l := &load{targets: targets, token: token, run: p.Run, audience: p.Audience, size: size, lastID: make([]string, publishers)}
-	sources := publishers
+// newLoad is for the streams of a plan.
+func newLoad(p plan, publishers []publisher, size int) *load {
+	sources := p.Sources
 	if p.Audience != everything {
 		sources = p.Streams
 	}
-	l.totals = make([]uint32, sources)
-	for i := range publishers {
-		l.publishers = append(l.publishers, newPublisher(targets[i%len(targets)], token, i))
+	return &load{
+		run: p.Run, audience: p.Audience, size: size,
+		publishers: publishers, lastID: make([]string, len(publishers)), totals: make([]uint32, sources),
 	}
-	return l
 }
 
 func (l *load) close() {
@@ -89,7 +85,7 @@ func (l *load) publish(ctx context.Context, how pace) error {
 }
 
 // publishFrom is what one publisher does.
-func (l *load) publishFrom(ctx context.Context, i int, p *publisher, how pace, began time.Time, before int64, turns *atomic.Int64) error {
+func (l *load) publishFrom(ctx context.Context, i int, p publisher, how pace, began time.Time, before int64, turns *atomic.Int64) error {
 	source := i
 	for ctx.Err() == nil {
 		turn := turns.Add(1) - 1
@@ -154,13 +150,13 @@ func sleepUntil(ctx context.Context, at time.Time) error {
 	}
 }
 
-func (l *load) toSource(ctx context.Context, index int, p *publisher, source int, due time.Time) error {
+func (l *load) toSource(ctx context.Context, index int, p publisher, source int, due time.Time) error {
 	l.totals[source]++
 	m := mark{source: uint32(source), seq: l.totals[source], sent: due.UnixNano()}
 	return l.send(ctx, index, p, topicOf(l.audience, l.run, source, m.seq), m)
 }
 
-func (l *load) toNobody(ctx context.Context, p *publisher, turn int64) error {
+func (l *load) toNobody(ctx context.Context, p publisher, turn int64) error {
 	topic := fmt.Sprintf("https://bench.example/%s/nobody/%d", l.run, turn)
 	m := mark{source: uint32(len(l.totals)), seq: uint32(turn), sent: time.Now().UnixNano()}
 	return l.send(ctx, -1, p, topic, m)
@@ -168,7 +164,7 @@ func (l *load) toNobody(ctx context.Context, p *publisher, turn int64) error {
 
 // send notes what became of a publish. Only an error that will not go away is
 // returned.
-func (l *load) send(ctx context.Context, index int, p *publisher, topic string, m mark) error {
+func (l *load) send(ctx context.Context, index int, p publisher, topic string, m mark) error {
 	began := time.Now()
 	id, err := p.publish(ctx, topic, appendPayload(nil, l.run, m, l.size))
 	l.mu.Lock()

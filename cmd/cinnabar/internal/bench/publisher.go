@@ -20,10 +20,19 @@ const answerTimeout = 30 * time.Second
 // maxAnswerBytes is as much of an answer as is read.
 const maxAnswerBytes = 16 << 10
 
-// publisher publishes over one connection, which it keeps. It writes requests
+// publisher publishes one update after the other. The data must not need
+// escaping.
+type publisher interface {
+	// publish returns the id of the update, if that is known, once it is
+	// accepted.
+	publish(ctx context.Context, topic string, data []byte) (id string, err error)
+	close()
+}
+
+// httpPublisher publishes over one connection, which it keeps. It writes requests
 // by itself, since on a machine that also runs the hub what it costs is missing
-// there. Not safe for concurrent use.
-type publisher struct {
+// there.
+type httpPublisher struct {
 	target  *target
 	index   int
 	fields  string // of the head, behind the request line
@@ -34,8 +43,8 @@ type publisher struct {
 	body    []byte
 }
 
-func newPublisher(t *target, token string, index int) *publisher {
-	p := &publisher{target: t, index: index, path: t.url.RequestURI()}
+func newHTTPPublisher(t *target, token string, index int) *httpPublisher {
+	p := &httpPublisher{target: t, index: index, path: t.url.RequestURI()}
 	p.fields = "Host: " + t.url.Host + "\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	if token != "" {
 		p.fields += "Authorization: Bearer " + token + "\r\n"
@@ -52,9 +61,7 @@ type refusal struct {
 
 func (r *refusal) Unwrap() error { return r.error }
 
-// publish returns the id of the update once the hub has accepted it. The data
-// must not need escaping.
-func (p *publisher) publish(ctx context.Context, topic string, data []byte) (id string, err error) {
+func (p *httpPublisher) publish(ctx context.Context, topic string, data []byte) (id string, err error) {
 	if p.conn == nil {
 		if p.conn, err = p.target.dial(ctx, p.index); err != nil {
 			return "", err
@@ -81,7 +88,7 @@ func (p *publisher) publish(ctx context.Context, topic string, data []byte) (id 
 	return id, err
 }
 
-func (p *publisher) answer() (string, error) {
+func (p *httpPublisher) answer() (string, error) {
 	response, err := http.ReadResponse(p.in, nil)
 	if err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
@@ -120,7 +127,7 @@ func detail(header http.Header, body []byte) string {
 	return ""
 }
 
-func (p *publisher) close() {
+func (p *httpPublisher) close() {
 	if p.conn != nil {
 		_ = p.conn.Close()
 		p.conn = nil

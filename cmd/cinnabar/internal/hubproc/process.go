@@ -119,3 +119,6 @@ func (w *startWatcher) Write(data []byte) (int, error) {
 	}
 	return w.out.Write(data)
 }
+
+// PID is that of the process, once it has started.
+func (p *Process) PID() int { return p.cmd.Process.Pid }

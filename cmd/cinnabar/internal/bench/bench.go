@@ -1,0 +1,137 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cinnabar-hub/cinnabar/cmd/cinnabar/internal/terminal"
+)
+
+// Config says what to measure, and how. What is zero is up to the scenario.
+type Config struct {
+	Scenarios []string
+	// Targets are measured in turn. None: a hub of our own, in front of those.
+	Targets []Target
+	// Own starts hubs of our own; nil: there is none.
+	Own *OwnHub
+
+	Streams, Publishers int
+	// Duration is how long to publish; Rate how many updates a second.
+	Duration time.Duration
+	Rate     float64
+	// Size is that of an update's data, Updates how many are replayed.
+	Size, Updates int
+	// Connecting is how many streams are opened at once.
+	Connecting int
+	// Processes hold the streams; Program is what they run. 0: as few as the
+	// descriptor limit allows.
+	Processes int
+	Program   string
+	// Rounds is how often to measure each target.
+	Rounds int
+	// Portable: a goroutine for each stream, also where that can be avoided.
+	Portable bool
+
+	Log      io.Writer
+	Terminal bool
+}
+
+// Target is a hub.
+type Target struct {
+	Name string
+	// URLs are those of its nodes.
+	URLs                         []string
+	PublishToken, SubscribeToken string
+	Dialect                      Dialect
+	// PIDs are its processes, if they are on this machine.
+	PIDs []int
+	// DatabaseURL is needed to publish from SQL.
+	DatabaseURL string
+}
+
+type bench struct {
+	Config
+	progress *terminal.Progress
+}
+
+// Run measures. The error is for what keeps it from being done; what is wrong
+// with the hubs is in the report.
+func Run(ctx context.Context, config Config) (report *Report, err error) {
+	b := &bench{Config: config, progress: terminal.NewProgress(config.Log, config.Terminal)}
+	defer b.progress.End()
+	names := []string{}
+	if config.Own != nil {
+		if err := config.Own.open(ctx); err != nil {
+			return nil, err
+		}
+		defer func() { err = joined(err, config.Own.close()) }()
+		names = append(names, ownName)
+	}
+	for _, t := range config.Targets {
+		names = append(names, t.Name)
+	}
+	report = &Report{Targets: names}
+	for _, name := range config.Scenarios {
+		s := scenarios[slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })]
+		if err := b.scenario(ctx, s, report); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return report, nil
+}
+
+func joined(err, other error) error {
+	if err == nil {
+		return other
+	}
+	return err
+}
+
+// scenario measures the targets in turn, so that what the machine does besides
+// meets all of them.
+func (b *bench) scenario(ctx context.Context, s scenario, report *Report) error {
+	for round := range max(b.Rounds, 1) {
+		for _, name := range report.Targets {
+			b.progress.Bar(0, 1, fmt.Sprintf("%s  %s", s.name, name))
+			results, err := b.measure(ctx, s, name)
+			if err != nil {
+				return err
+			}
+			for _, r := range results {
+				r.Target = name
+				report.add(r)
+				if !b.Terminal {
+					continue
+				}
+				for _, p := range r.Problems {
+					b.progress.Note("%s, %s, round %d: %s", r.Scenario, name, round+1, p)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// measure gives each measurement of a hub of our own a new process and a new
+// database.
+func (b *bench) measure(ctx context.Context, s scenario, name string) (results []*Result, err error) {
+	for _, t := range b.Targets {
+		if t.Name == name {
+			return s.run(b, ctx, t, b.numbersOf(s))
+		}
+	}
+	t, stop, err := b.Own.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = joined(err, stop()) }()
+	return s.run(b, ctx, t, b.numbersOf(s))
+}
+
+// newRun names the updates of a measurement.
+func newRun() string { return strings.ToLower(rand.Text()[:8]) }
