@@ -54,29 +54,38 @@ type Target struct {
 	DatabaseURL string
 }
 
+// defaultPatience is how long nothing may be delivered before what is missing is
+// given up as lost.
+const defaultPatience = 10 * time.Second
+
 type bench struct {
 	Config
+	patience time.Duration
 	progress *terminal.Progress
 }
 
 // Run measures. The error is for what keeps it from being done; what is wrong
 // with the hubs is in the report.
-func Run(ctx context.Context, config Config) (report *Report, err error) {
-	b := &bench{Config: config, progress: terminal.NewProgress(config.Log, config.Terminal)}
+func Run(ctx context.Context, config Config) (*Report, error) {
+	b := &bench{Config: config, patience: defaultPatience, progress: terminal.NewProgress(config.Log, config.Terminal)}
+	return b.run(ctx)
+}
+
+func (b *bench) run(ctx context.Context) (report *Report, err error) {
 	defer b.progress.End()
 	names := []string{}
-	if config.Own != nil {
-		if err := config.Own.open(ctx); err != nil {
+	if b.Own != nil {
+		if err := b.Own.open(ctx); err != nil {
 			return nil, err
 		}
-		defer func() { err = joined(err, config.Own.close()) }()
+		defer func() { err = joined(err, b.Own.close()) }()
 		names = append(names, ownName)
 	}
-	for _, t := range config.Targets {
+	for _, t := range b.Targets {
 		names = append(names, t.Name)
 	}
 	report = &Report{Targets: names}
-	for _, name := range config.Scenarios {
+	for _, name := range b.Scenarios {
 		s := scenarios[slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })]
 		if err := b.scenario(ctx, s, report); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)

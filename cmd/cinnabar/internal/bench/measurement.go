@@ -6,10 +6,6 @@ import (
 	"time"
 )
 
-// patience is how long nothing may be delivered before what is missing is given
-// up as lost.
-const patience = 10 * time.Second
-
 // measurement is streams of a hub, and the load on it.
 type measurement struct {
 	*bench
@@ -117,7 +113,7 @@ func (m *measurement) awaitDelivery(ctx context.Context) error {
 		}
 		// What may have been published despite an answer may still come.
 		done := now.Delivered >= expected && (len(m.load.uncertain) == 0 || time.Since(since) > time.Second)
-		if done || now.Failed || time.Since(since) > patience {
+		if done || now.Failed || time.Since(since) > m.patience {
 			return ctx.Err()
 		}
 		if err := sleepUntil(ctx, time.Now().Add(2*time.Millisecond)); err != nil {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strings"
@@ -95,7 +96,7 @@ func (p *plan) request(u *url.URL, index int) []byte {
 	query.Set(name, value)
 	var text strings.Builder
 	fmt.Fprintf(&text, "GET %s?%s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nCache-Control: no-cache\r\n",
-		u.EscapedPath(), query.Encode(), u.Host)
+		cmp.Or(u.EscapedPath(), "/"), query.Encode(), u.Host)
 	if p.Token != "" {
 		fmt.Fprintf(&text, "Authorization: Bearer %s\r\n", p.Token)
 	}
