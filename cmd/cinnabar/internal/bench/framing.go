@@ -33,7 +33,7 @@ func (f *framing) next(data []byte) (body, rest []byte, ended bool, err error) {
 	if !f.chunked {
 		return data, nil, false, nil
 	}
-	for i := 0; i < len(data); i++ {
+	for i := range data {
 		switch c := data[i]; f.state {
 		case inSize:
 			if err := f.size(c); err != nil {

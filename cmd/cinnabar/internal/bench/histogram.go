@@ -43,7 +43,7 @@ func highest(bucket int) int64 {
 }
 
 func (h *histogram) merge(other *histogram) {
-	for i, n := range other.buckets {
+	for i, n := range &other.buckets {
 		h.buckets[i] += n
 	}
 	h.count += other.count
@@ -54,7 +54,7 @@ func (h *histogram) merge(other *histogram) {
 // there are none.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank := max(int64(q*float64(h.count)+0.999999), 1)
-	for i, n := range h.buckets {
+	for i, n := range &h.buckets {
 		if rank -= n; n > 0 && rank <= 0 {
 			return time.Duration(min(highest(i), h.max))
 		}
@@ -71,7 +71,7 @@ type sparseHistogram struct {
 // MarshalJSON implements json.Marshaler.
 func (h *histogram) MarshalJSON() ([]byte, error) {
 	sparse := sparseHistogram{Buckets: map[int]int64{}, Max: h.max}
-	for i, n := range h.buckets {
+	for i, n := range &h.buckets {
 		if n > 0 {
 			sparse.Buckets[i] = n
 		}

@@ -49,12 +49,6 @@ func newLoad(p plan, publishers []publisher, size int) *load {
 	}
 }
 
-func (l *load) close() {
-	for _, p := range l.publishers {
-		p.close()
-	}
-}
-
 // pace says when to publish, and when to stop.
 type pace struct {
 	// count is how many updates; 0: until the duration is over.

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 )
 
@@ -42,6 +43,9 @@ func parsePayload(data []byte, run string) (m mark, ok bool) {
 		if numbers[i], data, ok = cutNumber(data); !ok {
 			return mark{}, false
 		}
+	}
+	if max(numbers[0], numbers[1]) > math.MaxUint32 {
+		return mark{}, false
 	}
 	return mark{source: uint32(numbers[0]), seq: uint32(numbers[1]), sent: numbers[2]}, true
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -75,36 +76,36 @@ func (r *Report) Write(w io.Writer) error {
 }
 
 // shownLatency is that which the scenario is about.
-func (x *Result) shownLatency() string {
-	l := x.mainLatency()
+func (r *Result) shownLatency() string {
+	l := r.mainLatency()
 	if l == nil {
 		return "-\t-\t-"
 	}
 	return fmt.Sprintf("%s\t%s\t%s", short(l.P50), short(l.P99), short(l.Max))
 }
 
-func (x *Result) mainLatency() *Latency {
+func (r *Result) mainLatency() *Latency {
 	switch {
-	case x.Opening != nil:
-		return x.Opening
-	case x.Scenario == "publish":
-		return x.Answer
+	case r.Opening != nil:
+		return r.Opening
+	case r.Scenario == "publish":
+		return r.Answer
 	}
-	return x.Receipt
+	return r.Receipt
 }
 
-func (x *Result) shownCPU() string {
-	if x.CPUMicroseconds == nil {
+func (r *Result) shownCPU() string {
+	if r.CPUMicroseconds == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.*f us/%s", decimals(*x.CPUMicroseconds), *x.CPUMicroseconds, x.Operation)
+	return fmt.Sprintf("%.*f us/%s", decimals(*r.CPUMicroseconds), *r.CPUMicroseconds, r.Operation)
 }
 
-func (x *Result) shownMemory() string {
-	if x.BytesPerStream == nil {
+func (r *Result) shownMemory() string {
+	if r.BytesPerStream == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f kB/stream", *x.BytesPerStream/1000)
+	return fmt.Sprintf("%.1f kB/stream", *r.BytesPerStream/1000)
 }
 
 func decimals(n float64) int {
@@ -118,7 +119,7 @@ func count(n int) string {
 	if n == 0 {
 		return "-"
 	}
-	return fmt.Sprint(n)
+	return strconv.Itoa(n)
 }
 
 func rate(n float64) string {
