@@ -70,6 +70,7 @@ func TestEvents(t *testing.T) {
 		"of another run": {"data: ran.1.2.3.\n\ndata: run1.2.3.\n\n", nil},
 		"no number":      {"data: run.1.x.3.\n\ndata: run.1.2\n\ndata\n\ndata: run.1..3.\n\n", nil},
 		"several lines":  {"data: run.1.2.3.\ndata: more\n\n", nil},
+		"several, CRLF":  {"data: run.1.2.3.\r\ndata: more\r\n\r\n", nil},
 		"not finished":   {"data: run.1.2.3.\n", nil},
 		"similar field":  {"datas: run.1.2.3.\n\n", nil},
 		"long":           {"data: run.1.2.3." + strings.Repeat("x", 10_000) + "\nid: " + strings.Repeat("y", 10_000) + "\n\n", []mark{{1, 2, 3}}},
