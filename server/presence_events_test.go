@@ -398,8 +398,8 @@ func endsOnce(t *testing.T, observer *servertest.Stream, began servertest.Event,
 func TestEndOfGoneClientIsAnnounced(t *testing.T) {
 	t.Parallel()
 	hub := servertest.Start(t, dbtest.New(t), withPresence, func(c *server.Config) { c.Heartbeat = time.Hour })
+	observer := observe(t, hub)
 	for name, linger := range map[string]int{"FIN": -1, "RST": 0} {
-		observer := observe(t, hub)
 		conn := connect(t, hub)
 		if _, err := fmt.Fprintf(conn, "GET /.well-known/mercure?match=%s HTTP/1.1\r\nHost: h\r\n\r\n", name); err != nil {
 			t.Fatal(err)
@@ -415,7 +415,6 @@ func TestEndOfGoneClientIsAnnounced(t *testing.T) {
 			t.Fatal(err)
 		}
 		endsOnce(t, observer, began, hub, name)
-		observer.Close()
 	}
 }
 
