@@ -67,7 +67,13 @@ func beginOutage(t *testing.T, database *dbtest.DB, admin *pgx.Conn, options ...
 	}
 	o.stream = o.hub.Subscribe(t, everything)
 	o.beats = countBeats(t, dial(t, o.hub, "nothing"))
+	// An acknowledged update is in the log; in memory it is when streams have it.
+	tail := o.hub.Subscribe(t, everything)
 	o.memory = o.hub.Publish(t, url.Values{"topic": {"a"}, "data": {"before"}})
+	if got := tail.NextID(t); got != o.memory {
+		t.Fatalf("got %q, want %q", got, o.memory)
+	}
+	tail.Close()
 	token := servertest.PublisherToken(t)
 	for i := range 3 {
 		o.publishers.Go(func() { o.publish(fmt.Sprint("publisher", i), token) })
