@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/cinnabar-hub/cinnabar/db/dbtest"
 	"github.com/cinnabar-hub/cinnabar/server"
@@ -268,67 +270,63 @@ type peer struct {
 	name, request, until, rest string
 }
 
-// peers connects them all from a process of its own, and returns their names by
-// their addresses as the kernel writes them.
+// peers connects them all, and returns their names by their addresses as the
+// kernel writes them.
 func (m *machine) peers(t *testing.T, peers []peer) map[string]string {
 	t.Helper()
 	names := map[string]string{}
-	const firstPort = 20_000
-	for i, p := range peers {
-		port := firstPort + i
-		p.connect(t, m.command(t, "curl", "--silent", "--show-error", "--no-buffer",
-			"--local-port", strconv.Itoa(port), "telnet://"+nearAddress+":"+hubPort))
-		address := net.ParseIP(farAddress).To4()
-		names[fmt.Sprintf("%02X%02X%02X%02X:%04X", address[3], address[2], address[1], address[0], port)] = p.name
+	for _, p := range peers {
+		conn := m.dial(t, nearAddress+":"+hubPort)
+		p.begin(t, conn)
+		address := conn.LocalAddr().(*net.TCPAddr) //nolint:forcetypeassert // dialed as such
+		ip := address.IP.To4()
+		names[fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], address.Port)] = p.name
 	}
 	return names
 }
 
-// connect has curl carry the bytes of a connection, which stays open until the
-// test ends.
-func (p peer) connect(t *testing.T, curl *exec.Cmd) {
+// dial opens a connection that stays open until the test ends. A socket belongs
+// to the network that its thread was in when it was made.
+func (m *machine) dial(t *testing.T, address string) net.Conn {
 	t.Helper()
-	stdin, err := curl.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := curl.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := curl.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = curl.Process.Kill()
-		_ = curl.Wait() // killed
+	var conn net.Conn
+	var group errgroup.Group
+	group.Go(func() error {
+		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		network, err := os.Open("/proc/" + m.pid + "/ns/net")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = network.Close() }()
+		if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		conn, err = (&net.Dialer{Timeout: deadline}).DialContext(t.Context(), "tcp", address)
+		return err
 	})
-	if _, err := io.WriteString(stdin, p.request); err != nil {
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// begin talks until the peer is to be silent.
+func (p peer) begin(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if err := conn.SetDeadline(time.Now().Add(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, p.request); err != nil {
 		t.Fatalf("%s: %v", p.name, err)
 	}
-	if p.until == "" {
-		return
-	}
-	answered := make(chan error, 1)
-	go func() { // ends with curl
-		lines := bufio.NewScanner(stdout)
-		for lines.Scan() {
-			if strings.HasPrefix(lines.Text(), p.until) {
-				answered <- nil
-				return
-			}
+	lines := bufio.NewScanner(conn)
+	for p.until != "" && !strings.HasPrefix(lines.Text(), p.until) {
+		if !lines.Scan() {
+			t.Fatalf("%s: waiting for %q: %v", p.name, p.until, lines.Err())
 		}
-		answered <- io.ErrUnexpectedEOF
-	}()
-	select {
-	case err := <-answered:
-		if err != nil {
-			t.Fatalf("%s: waiting for %q: %v", p.name, p.until, err)
-		}
-	case <-time.After(deadline):
-		t.Fatalf("%s: waited in vain for %q", p.name, p.until)
 	}
-	if _, err := io.WriteString(stdin, p.rest); err != nil {
+	if _, err := io.WriteString(conn, p.rest); err != nil {
 		t.Fatalf("%s: %v", p.name, err)
 	}
 }
