@@ -288,7 +288,6 @@ func (b *Broadcaster) Subscribe(ctx context.Context, sub Subscription) (*Stream,
 		broadcaster: b,
 		matchers:    sub.Matchers,
 		receiver:    sub.Receiver,
-		wake:        make(chan struct{}, 1),
 		first:       protocol.Earliest,
 	}
 	if topics, only := sub.Matchers.ExactTopics(); only {

@@ -139,7 +139,7 @@ func (f fixture) subscribe(t rapid.TB, sub broadcast.Subscription) *broadcast.St
 // drain polls until nothing waits, and returns the data of what came.
 func drain(t rapid.TB, s *broadcast.Stream) (data []string) {
 	for range 100_000 {
-		blocks, more, err := s.Poll(context.Background())
+		blocks, more, err := s.Poll(context.Background(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +201,7 @@ func TestStreamsGetExactlyWhatTheyMiss(t *testing.T) {
 				}
 			},
 			"poll": func(t *rapid.T) {
-				blocks, _, err := stream.Poll(context.Background())
+				blocks, _, err := stream.Poll(context.Background(), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -347,7 +347,7 @@ func TestGrantsAreJudgedAnewAfterARestart(t *testing.T) {
 	mine.Private, theirs.Private = true, true
 	f.Deliver([]protocol.Entry{{Position: 5, Update: &mine}})
 	f.Restart(nil, 4)
-	if _, _, err := old.Poll(t.Context()); !errors.Is(err, broadcast.ErrInterrupted) {
+	if _, _, err := old.Poll(t.Context(), nil); !errors.Is(err, broadcast.ErrInterrupted) {
 		t.Errorf("a stream survived the restart: %v", err)
 	}
 	fresh := f.subscribe(t, broadcast.Subscription{Matchers: matchers(t, "*"), Receiver: receiver})
@@ -388,7 +388,7 @@ func TestRestartWhileHistoryIsRead(t *testing.T) {
 	s := f.subscribe(t, broadcast.Subscription{Matchers: matchers(t, "a"), Cursor: protocol.Earliest})
 	defer s.Close()
 	f.log.meanwhile = func() { f.Restart(nil, 1) }
-	if blocks, _, err := s.Poll(t.Context()); !errors.Is(err, broadcast.ErrInterrupted) || len(blocks) > 0 {
+	if blocks, _, err := s.Poll(t.Context(), nil); !errors.Is(err, broadcast.ErrInterrupted) || len(blocks) > 0 {
 		t.Errorf("got %v, %v; what was read belongs to another log", dataOf(blocks), err)
 	}
 }
@@ -481,7 +481,7 @@ func TestSlowStreamIsBoundedAndCatchesUp(t *testing.T) {
 			t.Fatalf("the fast stream got %v", got)
 		}
 	}
-	blocks, more, err := slow.Poll(t.Context())
+	blocks, more, err := slow.Poll(t.Context(), nil)
 	if err != nil || !more {
 		t.Fatalf("poll: more = %v, %v", more, err)
 	}
@@ -509,7 +509,7 @@ func TestHistoryFailsForAWhile(t *testing.T) {
 	away := errors.New("away")
 	f.log.err = away
 	for range 3 {
-		if _, _, err := s.Poll(t.Context()); !errors.Is(err, away) {
+		if _, _, err := s.Poll(t.Context(), nil); !errors.Is(err, away) {
 			t.Fatalf("poll: %v", err)
 		}
 	}
@@ -559,7 +559,7 @@ func TestEndEndsEveryStream(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the stream was not woken")
 	}
-	if _, _, err := s.Poll(t.Context()); !errors.Is(err, broadcast.ErrEnded) {
+	if _, _, err := s.Poll(t.Context(), nil); !errors.Is(err, broadcast.ErrEnded) {
 		t.Errorf("poll: %v", err)
 	}
 	if _, err := f.Subscribe(t.Context(), broadcast.Subscription{Matchers: matchers(t, "a")}); !errors.Is(err, broadcast.ErrEnded) {

@@ -15,8 +15,12 @@ const (
 	chunkBytes   = 256 << 10
 )
 
+// keptPending is how many places for what waits a stream keeps when nothing
+// does.
+const keptPending = 8
+
 // Stream is one subscriber's way through the log. One goroutine at a time may
-// call Poll.
+// call Next and Poll.
 type Stream struct {
 	// Constant after Subscribe.
 	broadcaster *Broadcaster
@@ -24,7 +28,6 @@ type Stream struct {
 	topics      []string // nil if anything but exact topics may match
 	receiver    Receiver
 	first       protocol.EventID
-	wake        chan struct{}
 
 	// Guarded by Broadcaster.mu.
 	rights  *rights
@@ -42,14 +45,44 @@ type Stream struct {
 	passed protocol.EventID  // id of the newest update passed, as far as noted
 	sent   protocol.Position // the client knows an id from here or later
 	ended  error
+	notify func()        // nil: nobody has asked to be told
+	wake   chan struct{} // nil: see Wake
 }
 
 // PrecedingID is the value of the response field for a request with a cursor:
 // the id of the event before the first one this stream sends (H-4).
 func (s *Stream) PrecedingID() protocol.EventID { return s.first }
 
-// Wake is sent to when Poll may have something. Capacity one.
-func (s *Stream) Wake() <-chan struct{} { return s.wake }
+// Wake is sent to when Next or Poll may have something that they did not have
+// when Wake was first called. Capacity one.
+func (s *Stream) Wake() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wake == nil {
+		wake := make(chan struct{}, 1)
+		s.wake = wake
+		s.notify = func() {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		}
+		if s.ended != nil {
+			s.notify()
+		}
+	}
+	return s.wake
+}
+
+// Notify has notify called when Next or Poll may have something, and once now.
+// It is called with locks held: it must return at once, and not call the Stream.
+// Use either this or Wake.
+func (s *Stream) Notify(notify func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify = notify
+	s.notify()
+}
 
 // enqueue adds an update to what waits. Called with Broadcaster.mu held.
 func (s *Stream) enqueue(e *entry) {
@@ -69,10 +102,10 @@ func (s *Stream) enqueue(e *entry) {
 	s.signal()
 }
 
+// signal is called with mu held.
 func (s *Stream) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	if s.notify != nil {
+		s.notify()
 	}
 }
 
@@ -91,69 +124,111 @@ func (s *Stream) hasEnded() bool {
 	return s.ended != nil
 }
 
-// Poll returns the blocks that are to be sent next, in order; more says that
-// others may wait already, without a wake-up. A stream that is behind reads
-// history here, bounded by ctx.
+// State is what a Stream has besides the blocks it returned.
+type State int
+
+// The states.
+const (
+	Idle        State = iota // nothing: wait to be told
+	More                     // others may wait already, without a wake-up
+	NeedHistory              // what comes next must be read from the log: see Poll
+)
+
+// Next returns the blocks that are to be sent next, in order, appended to
+// buffer. It never waits: what is not in memory, Poll reads.
 //
-// ErrEnded, ErrRevoked and ErrInterrupted, and a History error that wraps ErrInterrupted,
-// are final. After any other error Poll may be called again: nothing is lost.
-func (s *Stream) Poll(ctx context.Context) (blocks [][]byte, more bool, err error) {
+// ErrEnded, ErrRevoked and ErrInterrupted are final.
+func (s *Stream) Next(buffer [][]byte) (blocks [][]byte, state State, err error) {
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
-		return nil, false, s.ended
+		return buffer, Idle, s.ended
 	}
 	if len(s.pending) > 0 {
-		entries := s.pending
-		s.pending, s.pendingBytes = nil, 0
-		last := entries[len(entries)-1]
-		s.passed, s.sent = last.id, last.position
-		more = !s.live
-		s.mu.Unlock()
-		blocks = make([][]byte, len(entries))
-		for i, e := range entries {
-			blocks[i] = e.block
+		for _, e := range s.pending {
+			buffer = append(buffer, e.block)
 		}
-		return blocks, more, nil
+		last := s.pending[len(s.pending)-1]
+		s.passed, s.sent = last.id, last.position
+		clear(s.pending)
+		if s.pending, s.pendingBytes = s.pending[:0], 0; cap(s.pending) > keptPending {
+			s.pending = nil
+		}
+		if !s.live {
+			state = More
+		}
+		s.mu.Unlock()
+		return buffer, state, nil
 	}
 	live, cursor := s.live, s.cursor
 	s.mu.Unlock()
-	if live {
-		return nil, false, nil
+	if live || s.goLive(cursor) {
+		return buffer, Idle, nil
 	}
-	return s.catchUp(ctx, cursor)
+	b := s.broadcaster
+	b.mu.Lock()
+	entries, covered, ok := b.tail.after(cursor, chunkUpdates, chunkBytes)
+	b.mu.Unlock()
+	if !ok {
+		return buffer, NeedHistory, nil
+	}
+	blocks, err = s.pass(buffer, entries, covered)
+	return blocks, More, err
 }
 
-// catchUp reads on from the cursor by one chunk, or makes the stream live if it
-// has reached the head. The caller comes back for more: in between it may see
-// to its heartbeat, or end.
-func (s *Stream) catchUp(ctx context.Context, cursor protocol.Position) (blocks [][]byte, more bool, err error) {
-	if s.goLive(cursor) {
-		return nil, true, nil
+// Poll is Next, but reads history, bounded by ctx, if that is what comes next:
+// one page of it. The caller comes back for more; in between it may see to its
+// heartbeat, or end.
+//
+// A History error that wraps ErrInterrupted is final, too. After any other error
+// Poll may be called again: nothing is lost.
+func (s *Stream) Poll(ctx context.Context, buffer [][]byte) (blocks [][]byte, more bool, err error) {
+	blocks, state, err := s.Next(buffer)
+	if err != nil || state != NeedHistory {
+		return blocks, state == More, err
 	}
-	entries, covered, err := s.read(ctx, cursor)
+	b := s.broadcaster
+	s.mu.Lock()
+	cursor := s.cursor
+	s.mu.Unlock()
+	b.mu.Lock()
+	upTo := b.tail.head
+	b.mu.Unlock()
+	page, covered, err := b.config.History.PageAfter(ctx, cursor, upTo, s.topics)
 	if err != nil {
-		return nil, true, err
+		return buffer, true, err
 	}
+	entries := make([]*entry, len(page))
+	for i, e := range page {
+		entries[i] = unencodedEntry(e)
+	}
+	blocks, err = s.pass(buffer, entries, covered)
+	return blocks, true, err
+}
+
+// pass appends the blocks of the entries that the stream gets, and moves its
+// cursor to where they end.
+func (s *Stream) pass(buffer [][]byte, entries []*entry, covered protocol.Position) ([][]byte, error) {
 	// Outside the lock, which deliveries to other streams wait for.
+	before := len(buffer)
 	var sent protocol.Position
 	for _, e := range entries {
 		if s.wants(e) {
-			blocks = append(blocks, e.encoded())
+			buffer = append(buffer, e.encoded())
 			sent = e.position
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended != nil {
-		return nil, false, s.ended // the log may have been restarted meanwhile
+		return buffer[:before], s.ended // the log may have been restarted meanwhile
 	}
 	if len(entries) > 0 {
 		s.passed = entries[len(entries)-1].id
 	}
 	s.sent = max(s.sent, sent)
 	s.cursor = covered
-	return blocks, true, nil
+	return buffer, nil
 }
 
 func (s *Stream) wants(e *entry) bool {
@@ -177,26 +252,6 @@ func (s *Stream) goLive(cursor protocol.Position) bool {
 	s.live = true
 	s.passed = b.tail.headID
 	return true
-}
-
-func (s *Stream) read(ctx context.Context, cursor protocol.Position) ([]*entry, protocol.Position, error) {
-	b := s.broadcaster
-	b.mu.Lock()
-	entries, covered, ok := b.tail.after(cursor, chunkUpdates, chunkBytes)
-	upTo := b.tail.head
-	b.mu.Unlock()
-	if ok {
-		return entries, covered, nil
-	}
-	page, covered, err := b.config.History.PageAfter(ctx, cursor, upTo, s.topics)
-	if err != nil {
-		return nil, cursor, err
-	}
-	entries = make([]*entry, len(page))
-	for i, e := range page {
-		entries[i] = unencodedEntry(e)
-	}
-	return entries, covered, nil
 }
 
 // Checkpoint returns the id of the newest update the stream has passed, sent or

@@ -55,7 +55,7 @@ func (s *subscriber) resume(t *rapid.T) {
 
 // poll looks for what comes next; false: nothing does.
 func (s *subscriber) poll(t *rapid.T) (more bool) {
-	blocks, more, err := s.stream.Poll(context.Background())
+	blocks, more, err := s.stream.Poll(context.Background(), nil)
 	switch {
 	case errors.Is(err, errHistory):
 		return false
@@ -167,7 +167,7 @@ func TestStreamsOutliveTroubleOfTheLog(t *testing.T) {
 
 // pollInterrupted polls a stream that a restart has ended.
 func (s *subscriber) pollInterrupted(t *rapid.T) {
-	if blocks, _, err := s.stream.Poll(context.Background()); !errors.Is(err, broadcast.ErrInterrupted) || len(blocks) > 0 {
+	if blocks, _, err := s.stream.Poll(context.Background(), nil); !errors.Is(err, broadcast.ErrInterrupted) || len(blocks) > 0 {
 		t.Fatalf("after a restart: %v, %v", dataOf(blocks), err)
 	}
 	s.resume(t)
@@ -190,7 +190,7 @@ func TestWhatIsHandedOutIsBounded(t *testing.T) {
 	for more := true; more; {
 		var blocks [][]byte
 		var err error
-		if blocks, more, err = s.Poll(t.Context()); err != nil {
+		if blocks, more, err = s.Poll(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		bytes := 0

@@ -20,7 +20,7 @@ type Gap struct {
 
 // gap says where the stream starts instead. Its id is that place, so that a
 // client that is cut off after it resumes from there.
-func (s *server) gap() error {
+func (s *session) gap() error {
 	actual, _ := s.stream.Checkpoint(true)
 	data, err := json.Marshal(struct {
 		Requested protocol.EventID `json:"requested"`
@@ -36,16 +36,16 @@ func (s *server) gap() error {
 // of what remains if that is less.
 const expiryNotice = 30 * time.Second
 
-func (o Options) untilWarning() time.Duration {
+func (o *Options) warningAt(now time.Time) time.Time {
 	if o.ExpiryEvent == "" || o.Expires.IsZero() {
-		return 0 // off
+		return time.Time{} // never
 	}
-	remaining := time.Until(o.Expires)
-	return max(remaining-expiryNotice, remaining/2, 1)
+	remaining := o.Expires.Sub(now)
+	return now.Add(max(remaining-expiryNotice, remaining/2))
 }
 
 // warnOfExpiry has no id line: the client's cursor must not move.
-func (s *server) warnOfExpiry() error {
+func (s *session) warnOfExpiry() error {
 	block := "event: " + s.options.ExpiryEvent + "\ndata: {\"expires\":\"" + s.options.Expires.UTC().Format(time.RFC3339) + "\"}\n\n"
 	return s.write([]byte(block))
 }

@@ -1,6 +1,7 @@
 package sse
 
 import (
+	"io"
 	"net/http"
 	"time"
 )
@@ -18,24 +19,7 @@ type responseConn struct {
 	expires    time.Time
 }
 
-// maxStep is written under one deadline: a slow peer that takes this much
-// within the dispatch timeout is slow, not stuck.
-const maxStep = 16 << 10
-
-func (c *responseConn) Write(b []byte) (int, error) {
-	written := 0
-	for written < len(b) {
-		if err := c.extend(); err != nil {
-			return written, err
-		}
-		n, err := c.w.Write(b[written:min(len(b), written+maxStep)])
-		written += n
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
+func (c *responseConn) Write(b []byte) (int, error) { return writeSteps(c.w, b, c.extend) }
 
 func (c *responseConn) Flush() error {
 	if err := c.extend(); err != nil {
@@ -45,12 +29,36 @@ func (c *responseConn) Flush() error {
 }
 
 func (c *responseConn) extend() error {
-	deadline := c.expires
-	if c.timeout > 0 {
-		deadline = time.Now().Add(c.timeout)
-		if !c.expires.IsZero() && c.expires.Before(deadline) {
-			deadline = c.expires
+	return c.controller.SetWriteDeadline(stepDeadline(c.timeout, c.expires))
+}
+
+// maxStep is written under one deadline: a slow peer that takes this much
+// within the dispatch timeout is slow, not stuck.
+const maxStep = 16 << 10
+
+// writeSteps calls extend before each step.
+func writeSteps(w io.Writer, b []byte, extend func() error) (written int, err error) {
+	for written < len(b) {
+		if err := extend(); err != nil {
+			return written, err
+		}
+		n, err := w.Write(b[written:min(len(b), written+maxStep)])
+		written += n
+		if err != nil {
+			return written, err
 		}
 	}
-	return c.controller.SetWriteDeadline(deadline)
+	return written, nil
+}
+
+// stepDeadline is that of one step; zero: none.
+func stepDeadline(timeout time.Duration, expires time.Time) time.Time {
+	if timeout <= 0 {
+		return expires
+	}
+	deadline := time.Now().Add(timeout)
+	if !expires.IsZero() && expires.Before(deadline) {
+		return expires
+	}
+	return deadline
 }
