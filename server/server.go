@@ -31,6 +31,7 @@ import (
 	"github.com/cinnabar-hub/cinnabar/server/internal/httpapi"
 	"github.com/cinnabar-hub/cinnabar/server/internal/presence"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
+	"github.com/cinnabar-hub/cinnabar/server/internal/sse"
 )
 
 // Limits on connections, before a request is understood.
@@ -122,13 +123,14 @@ func (s *Server) Run(ctx context.Context) error {
 		History: history{log}, TailBytes: int(s.config.TailBytes),
 	})
 	s.broadcaster.Store(broadcaster)
-	var registry *presence.Registry
+	hub := parts{log: log, broadcaster: broadcaster}
+	hub.loop = sse.NewLoop(sse.LoopConfig{DispatchTimeout: s.config.DispatchTimeout, Logger: s.logger})
 	if s.config.Subscriptions {
-		registry = presence.New(presence.Config{Store: log, Logger: s.logger})
+		hub.registry = presence.New(presence.Config{Store: log, Logger: s.logger})
 	}
 	draining := make(chan struct{})
 	httpServer := &http.Server{
-		Handler:           lastAnswers(s.handler(log, broadcaster, registry, draining), draining),
+		Handler:           lastAnswers(s.handler(hub, draining), draining),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       idleTimeout,
@@ -137,32 +139,43 @@ func (s *Server) Run(ctx context.Context) error {
 		ConnState:         s.connections.note,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
-	return s.run(ctx, log, broadcaster, registry, httpServer, listener, draining)
+	return s.run(ctx, hub, httpServer, listener, draining)
+}
+
+// parts are what a running hub consists of, besides its HTTP server.
+type parts struct {
+	log         *eventlog.Log
+	broadcaster *broadcast.Broadcaster
+	loop        *sse.Loop
+	registry    *presence.Registry // nil: subscriptions are not told of
 }
 
 // run keeps the parts going and stops them in order: not ready, streams end
 // while updates are still taken, those in flight are answered, the log stops.
 func (s *Server) run(
-	ctx context.Context, log *eventlog.Log, broadcaster *broadcast.Broadcaster, registry *presence.Registry,
+	ctx context.Context, hub parts,
 	httpServer *http.Server, listener net.Listener, draining chan struct{},
 ) error {
 	logCtx, stopLog := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLog()
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return log.Run(logCtx, broadcaster) })
-	if registry != nil {
-		group.Go(func() error { return registry.Run(logCtx) }) // streams leave it until the end
+	group.Go(func() error { return hub.log.Run(logCtx, hub.broadcaster) })
+	if hub.registry != nil {
+		group.Go(func() error { return hub.registry.Run(logCtx) }) // streams leave it until the end
 	}
 	group.Go(func() error {
 		s.keySets.run(logCtx) // publishers' tokens are verified until the end
 		return nil
 	})
+	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoop()
+	group.Go(func() error { return hub.loop.Run(loopCtx) })
 	served := make(chan struct{})
 	group.Go(func() error {
 		defer close(served)
 		// Before the log is read a stream would only be refused.
 		select {
-		case <-log.Started():
+		case <-hub.log.Started():
 		case <-groupCtx.Done():
 			return nil
 		}
@@ -178,15 +191,17 @@ func (s *Server) run(
 	})
 	group.Go(func() error {
 		<-groupCtx.Done()
-		s.logger.Info("hub stopping", "streams", broadcaster.Streams())
+		s.logger.Info("hub stopping", "streams", hub.broadcaster.Streams())
 		close(draining)
 		var grace time.Duration
 		if ctx.Err() != nil { // not because a part has failed
-			drain(broadcaster, s.config.DrainTimeout)
+			drain(hub.broadcaster, s.config.DrainTimeout)
 			grace = min(idleGrace, s.config.DrainTimeout)
 		}
-		broadcaster.End(broadcast.ErrEnded)
+		hub.broadcaster.End(broadcast.ErrEnded)
 		err := s.disconnect(context.WithoutCancel(ctx), httpServer, listener, served, grace)
+		stopLoop() // nobody adds to it any more
+		<-hub.loop.Done()
 		stopLog()
 		return err
 	})
@@ -240,16 +255,15 @@ func (s *Server) namespace() string {
 	return s.settings.hub.Path // the default one, which has one spelling
 }
 
-func (s *Server) handler(
-	log *eventlog.Log, broadcaster *broadcast.Broadcaster, registry *presence.Registry, draining <-chan struct{},
-) http.Handler {
+func (s *Server) handler(hub parts, draining <-chan struct{}) http.Handler {
 	var subscriptions httpapi.Presence // a nil registry is none
-	if registry != nil {
-		subscriptions = registry
+	if hub.registry != nil {
+		subscriptions = hub.registry
 	}
 	return httpapi.New(httpapi.Config{
-		Log:             log,
-		Broadcaster:     broadcaster,
+		Log:             hub.log,
+		Broadcaster:     hub.broadcaster,
+		Loop:            hub.loop,
 		Presence:        subscriptions,
 		Auth:            s.authenticator,
 		Hub:             s.settings.hub,

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/cinnabar-hub/cinnabar/server/internal/httpapi"
 )
 
 // keepAlive and silentPeerTimeout find out within a minute, together, that a peer
@@ -37,5 +39,5 @@ func (s *Server) configureConn(ctx context.Context, conn net.Conn) context.Conte
 	if s.config.DispatchTimeout > 0 {
 		_ = setUserTimeout(tcp, max(silentPeerTimeout, 2*s.config.DispatchTimeout))
 	}
-	return ctx
+	return httpapi.WithConn(ctx, conn)
 }

@@ -39,6 +39,9 @@ type Log interface {
 type Config struct {
 	Log         Log
 	Broadcaster *broadcast.Broadcaster
+	// Loop serves the streams on plain HTTP/1.1 connections that WithConn has
+	// seen; nil: net/http does, as it does all others.
+	Loop *sse.Loop
 	// Auth returns what requests are authenticated by now: it is another one
 	// after a change of configuration.
 	Auth   func() *auth.Authenticator

@@ -50,7 +50,8 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if full != nil {
 		return a.refuse(w, r, request, full)
 	}
-	defer release()
+	end := release
+	defer func() { end() }()
 	// A stream is open for as long as it lives.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if a.isDraining() {
@@ -60,7 +61,10 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return a.refuse(w, r, request, err)
 	}
-	defer stream.Close()
+	end = func() {
+		stream.Close()
+		release()
+	}
 	// The key may have been removed meanwhile, after the streams that were
 	// there had been ended (Z-22).
 	if grants != nil && !a.Auth().Trusts(auth.Subscriber, grants) {
@@ -72,19 +76,38 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return a.refuse(w, r, request, err)
 		}
-		defer leave()
+		end = func() {
+			leave()
+			stream.Close()
+			release()
+		}
 	}
 
 	streamHeaders(w, request, stream.PrecedingID())
 	if grants != nil {
 		a.mark(w, r, hub)
 	}
+	options := a.sseOptions(r, request, grants)
+	options.Gap = gapOf(request, stream.PrecedingID())
+	if a.suitsLoop(r) {
+		over := end
+		end = func() {}
+		remote := r.RemoteAddr
+		err := a.leaveToLoop(w, sse.Hijacked{Stream: stream, Options: options, Done: func(reason sse.Reason) {
+			over()
+			a.Logger.Debug("stream ended", "reason", reason, "remote", remote)
+		}})
+		if err != nil {
+			over()
+			a.Logger.Debug("stream not begun", "error", err, "remote", remote)
+			panic(http.ErrAbortHandler) // nothing can be answered any more
+		}
+		return nil
+	}
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return nil // Spec: E-15
 	}
-	options := a.sseOptions(r, request, grants)
-	options.Gap = gapOf(request, stream.PrecedingID())
 	conn := sse.NewResponseConn(w, a.DispatchTimeout, options.Expires)
 	reason := sse.Serve(r.Context(), conn, stream, options)
 	a.Logger.Debug("stream ended", "reason", reason, "remote", r.RemoteAddr)
