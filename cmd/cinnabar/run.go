@@ -28,6 +28,8 @@ type commands struct {
 	Serve     serveCmd        `cmd:"" help:"Run a hub."`
 	Config    configCmd       `cmd:"" help:"Show the settings serve would use, where each comes from, and what is wrong with them."`
 	Migrate   migrateCmd      `cmd:"" help:"Create, update or inspect the database schema."`
+	Attach    attachCmd       `cmd:"" help:"Print a migration that makes a table publish its changes."`
+	Detach    detachCmd       `cmd:"" help:"Print a migration that takes this back."`
 	Token     tokenCmd        `cmd:"" help:"Make an access token, or explain one."`
 	Publish   publishCmd      `cmd:"" help:"Publish an update to a hub."`
 	Subscribe subscribeCmd    `cmd:"" help:"Print the updates of a hub as they come."`
