@@ -1,0 +1,80 @@
+package server_test
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cinnabar-hub/cinnabar/server/servertest"
+)
+
+// docs/postgresql.md works as it is written: its blocks are run in their order,
+// and a subscriber does what the page does.
+func TestPostgreSQLDocumentation(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../docs/postgresql.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)\n```(sql|sh|html)\n(.*?)```\n").FindAllStringSubmatch(string(content), -1)
+	var kinds []string
+	for _, block := range blocks {
+		kinds = append(kinds, block[1])
+	}
+	if diff := cmp.Diff([]string{"sql", "sh", "html", "sql", "sql", "sh"}, kinds); diff != "" {
+		t.Fatalf("the blocks have changed: %s", diff)
+	}
+
+	shop := newShop(t)
+	shop.psql(t, "shop_owner", blocks[0][2])
+	dir := t.TempDir()
+	shell := exec.CommandContext(t.Context(), "bash", "-ec", blocks[1][2])
+	shell.Dir = dir
+	shell.Env = append(os.Environ(), "DATABASE_URL="+shop.url(t, "shop_owner"), "PATH="+shop.server.Installation().BinDir+":"+os.Getenv("PATH"))
+	if output, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	var page struct {
+		Cursor string
+		Orders []struct {
+			ID    int
+			State string
+		}
+	}
+	file, err := os.ReadFile(filepath.Join(dir, "orders.json"))
+	if err == nil {
+		err = json.Unmarshal(file, &page)
+	}
+	if err != nil || len(page.Orders) != 2 {
+		t.Fatalf("%s: %v", file, err)
+	}
+
+	shop.psql(t, "shop_owner", blocks[3][2])
+	query := url.Values{"last_event_id": {page.Cursor}}
+	if !strings.Contains(blocks[2][2], `"last_event_id", cursor`) {
+		t.Error("the page does not listen from the cursor")
+	}
+	pattern := regexp.MustCompile(`"match_urlpattern", "([^"]+)"`).FindStringSubmatch(blocks[2][2])
+	query.Set("match_urlpattern", pattern[1])
+	stream := shop.hub.Subscribe(t, servertest.Request{Query: query})
+	for _, want := range []string{
+		`update {"id":17,"customer_id":4,"state":"paid"}`, `insert {"id":19,"customer_id":5,"state":"new"}`,
+		`delete {"id":18,"customer_id":4,"state":"paid"}`,
+	} {
+		event := stream.Next(t)
+		if got := event.Type + " " + event.Data; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if !strings.Contains(blocks[2][2], `addEventListener("`+event.Type+`"`) {
+			t.Errorf("the page does not listen to %s", event.Type)
+		}
+	}
+	shop.psql(t, "shop_owner", blocks[4][2])
+}
