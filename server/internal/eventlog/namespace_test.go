@@ -187,13 +187,22 @@ func openNamespace(t testing.TB, hubURL string) namespace {
 	return n
 }
 
-// sql returns which topics SQL calls reserved.
+// sql returns which topics SQL calls reserved. None of those, and nothing that
+// may not be a topic, takes the short way past the checks.
 func (n namespace) sql(t testing.TB, topics ...string) (reserved []bool) {
 	t.Helper()
-	err := n.conn.QueryRow(context.Background(),
-		"SELECT array_agg(mercure.is_reserved_topic(t) ORDER BY n) FROM unnest($1::text[]) WITH ORDINALITY AS u (t, n)", topics).Scan(&reserved)
+	var ordinary []bool
+	err := n.conn.QueryRow(context.Background(), `
+		SELECT array_agg(mercure.is_reserved_topic(t) ORDER BY n),
+			array_agg(mercure.is_ordinary_update(ARRAY[t], NULL, NULL, 'urn:uuid:' || gen_random_uuid()) ORDER BY n)
+		FROM unnest($1::text[]) WITH ORDINALITY AS u (t, n)`, topics).Scan(&reserved, &ordinary)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i, topic := range topics {
+		if ordinary[i] && (reserved[i] || protocol.ValidateTopic(topic) != nil) {
+			t.Errorf("%q is ordinary; it is reserved: %v; %v", topic, reserved[i], protocol.ValidateTopic(topic))
+		}
 	}
 	return reserved
 }

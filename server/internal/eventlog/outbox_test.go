@@ -124,7 +124,7 @@ func TestRowsTheLogRefusesDoNotBlockTheQueue(t *testing.T) {
 	pool := database.Pool(t)
 	l := open(t, database.URL)
 	// A row that the outbox took when it was not yet checked, say.
-	exec(t, pool, "ALTER TABLE mercure.outbox DROP CONSTRAINT outbox_topics")
+	exec(t, pool, "ALTER TABLE mercure.outbox DROP CONSTRAINT outbox_update")
 	exec(t, pool, "INSERT INTO mercure.outbox (topics, data, private) VALUES ('{a}', 'before', true), ('{}', 'bad', true), ('{a}', 'after', false)")
 	entries := l.waitFor(t, 2)
 	if !entries[0].Update.Private || entries[1].Update.Private {

@@ -164,7 +164,9 @@ DECLARE
     topic text;
     reason text;
 BEGIN
-    IF cardinality(topics) = 0 THEN
+    IF mercure.is_ordinary_update(topics, data, NULL, 'urn:uuid:00000000-0000-0000-0000-000000000000') THEN
+        RETURN true;
+    ELSIF cardinality(topics) = 0 THEN
         RETURN false;
     END IF;
     FOREACH topic IN ARRAY topics LOOP
@@ -745,12 +747,12 @@ END
 $$;
 -- +goose StatementEnd
 
-INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (9, 1);
+INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (10, 1);
 
 -- Tables are detached first: else every write to them would fail.
 -- +goose Down
 SET LOCAL lock_timeout = '10s';
-DELETE FROM mercure.schema_version WHERE version = 9;
+DELETE FROM mercure.schema_version WHERE version = 10;
 SELECT mercure.detach(a.relation) FROM mercure.attachments AS a;
 DROP VIEW mercure.attachments;
 -- +goose StatementBegin
