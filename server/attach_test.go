@@ -354,7 +354,7 @@ func TestLoadThenListen(t *testing.T) {
 		}
 		views[i] = view
 		stream := hub.Subscribe(t, servertest.Request{Query: url.Values{"topic": {"*"}, "Last-Event-ID": {cursor}}})
-		pages.Go(func() error { return follow(t.Context(), stream, view) })
+		pages.Go(func() error { return followOrders(t.Context(), stream, view) })
 	}
 	stop()
 	if err := writers.Wait(); err != nil {
@@ -398,8 +398,8 @@ func load(ctx context.Context, pool *pgxpool.Pool, oneStatement bool) (view map[
 	return view, cursor, err
 }
 
-// follow keeps a page up to date until the end marker.
-func follow(ctx context.Context, stream *servertest.Stream, view map[int]int) error {
+// followOrders keeps a page up to date until the end marker.
+func followOrders(ctx context.Context, stream *servertest.Stream, view map[int]int) error {
 	ctx, cancel := context.WithTimeout(ctx, servertest.Deadline)
 	defer cancel()
 	for {
