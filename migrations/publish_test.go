@@ -119,14 +119,14 @@ func TestDoorbellRings(t *testing.T) {
 // A drain names its rows by seq. With statistics of an empty queue PostgreSQL
 // may look for them in any index that has seq somewhere, and read all of it for
 // each row where it does not come first.
-func TestOnlyThePrimaryKeyOfTheOutboxHasItsOrder(t *testing.T) {
+func TestSeqComesFirstInIndexesOfTheOutbox(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t).Pool(t)
-	if got := value[string](t, pool, `
-		SELECT string_agg(i.indexrelid::regclass::text, ', ')
+	if n := value[int](t, pool, `
+		SELECT count(*)
 		FROM pg_index AS i
-		JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-		WHERE i.indrelid = 'mercure.outbox'::regclass AND a.attname = 'seq'`); got != "mercure.outbox_pkey" {
-		t.Errorf("seq is in %s", got)
+		JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[1:])
+		WHERE i.indrelid = 'mercure.outbox'::regclass AND a.attname = 'seq'`); n != 0 {
+		t.Errorf("%d indexes have seq in another place", n)
 	}
 }
