@@ -15,22 +15,33 @@ SELECT
     EXISTS (
         SELECT FROM mercure.updates AS u WHERE u.position = $1::bigint AND u.id = $2::text
     )::boolean AS present,
-    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable,
+    mercure.policies_fingerprint()::bigint AS policies,
+    (SELECT coalesce(max(r.seq), 0) FROM mercure.redactions AS r)::bigint AS redactions
 FROM mercure.horizon AS h
 `
 
 type CursorStateRow struct {
-	Horizon  int64
-	Present  bool
-	Writable bool
+	Horizon    int64
+	Present    bool
+	Writable   bool
+	Policies   int64
+	Redactions int64
 }
 
 // Where the log begins, and whether the update a reader got last is still where
-// it was: if not, and retention has not removed it, the log went backwards.
+// it was: if not, and retention has not removed it, the log went backwards. Also
+// what tells whether policies have changed, and updates were redacted.
 func (q *Queries) CursorState(ctx context.Context, position int64, eventID string) (CursorStateRow, error) {
 	row := q.db.QueryRow(ctx, cursorState, position, eventID)
 	var i CursorStateRow
-	err := row.Scan(&i.Horizon, &i.Present, &i.Writable)
+	err := row.Scan(
+		&i.Horizon,
+		&i.Present,
+		&i.Writable,
+		&i.Policies,
+		&i.Redactions,
+	)
 	return i, err
 }
 
@@ -41,6 +52,7 @@ CROSS JOIN LATERAL (
     SELECT u.position
     FROM mercure.updates AS u
     WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(wanted.id, 0::bigint) AND u.id = wanted.id
+        AND u.position >= (SELECT h.position FROM mercure.horizon AS h)
     ORDER BY u.position
     LIMIT 1
 ) AS earliest
@@ -51,8 +63,8 @@ type FirstPositionsOfIDsRow struct {
 	Position int64
 }
 
-// The earliest occurrence of each of the event ids that occur (H-4). Uses
-// updates_id_idx.
+// The earliest occurrence of each of the event ids that occur (H-4), of those
+// behind which nothing was removed. Uses updates_id_idx.
 func (q *Queries) FirstPositionsOfIDs(ctx context.Context, eventIds []string) ([]FirstPositionsOfIDsRow, error) {
 	rows, err := q.db.Query(ctx, firstPositionsOfIDs, eventIds)
 	if err != nil {
@@ -105,7 +117,7 @@ const horizon = `-- name: Horizon :one
 SELECT h.position FROM mercure.horizon AS h
 `
 
-// The highest position that retention removed.
+// At and below this position, there is only what policies keep.
 func (q *Queries) Horizon(ctx context.Context) (int64, error) {
 	row := q.db.QueryRow(ctx, horizon)
 	var position int64
@@ -119,8 +131,9 @@ WITH candidate AS (
     SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
     FROM mercure.updates AS u
     WHERE u.position > $2 AND u.position <= $4
+        AND CASE WHEN $5::boolean THEN NOT mercure.superseded(u.position) ELSE true END
     ORDER BY u.position
-    LIMIT $5
+    LIMIT $6
 ), measured AS (
     SELECT
         c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
@@ -143,6 +156,7 @@ type PageAfterParams struct {
 	AfterPosition int64
 	MaxBytes      int64
 	UpToPosition  int64
+	OnlyCurrent   bool
 	MaxRows       int32
 }
 
@@ -166,13 +180,15 @@ type PageAfterRow struct {
 // retention overtook it.
 // The next updates after a position, whatever their topics. Uses updates_pkey.
 // With the id of the update at that position, every row says whether it is still
-// there.
+// there. With only_current, without those that are not history any more because of
+// a newer one.
 func (q *Queries) PageAfter(ctx context.Context, arg PageAfterParams) ([]PageAfterRow, error) {
 	rows, err := q.db.Query(ctx, pageAfter,
 		arg.CursorID,
 		arg.AfterPosition,
 		arg.MaxBytes,
 		arg.UpToPosition,
+		arg.OnlyCurrent,
 		arg.MaxRows,
 	)
 	if err != nil {
@@ -213,8 +229,9 @@ WITH candidate AS (
     WHERE u.position > $2 AND u.position <= $3
         AND mercure.topic_hashes(u.topics) && mercure.topic_hashes($4::text[])
         AND CASE WHEN u.topics && $4::text[] THEN true END
+        AND CASE WHEN $5::boolean THEN NOT mercure.superseded(u.position) ELSE true END
     ORDER BY u.position
-    LIMIT $5
+    LIMIT $6
 ), measured AS (
     SELECT
         c.position, c.id, c.topics, c.data, c.binary_data, c.private, c.type, c.retry, c.size, c.id_reused,
@@ -235,6 +252,7 @@ type PageAfterByTopicsParams struct {
 	AfterPosition int64
 	UpToPosition  int64
 	Topics        []string
+	OnlyCurrent   bool
 	MaxRows       int32
 }
 
@@ -263,6 +281,7 @@ func (q *Queries) PageAfterByTopics(ctx context.Context, arg PageAfterByTopicsPa
 		arg.AfterPosition,
 		arg.UpToPosition,
 		arg.Topics,
+		arg.OnlyCurrent,
 		arg.MaxRows,
 	)
 	if err != nil {

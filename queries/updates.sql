@@ -5,11 +5,13 @@
 -- name: PageAfter :many
 -- The next updates after a position, whatever their topics. Uses updates_pkey.
 -- With the id of the update at that position, every row says whether it is still
--- there.
+-- there. With only_current, without those that are not history any more because of
+-- a newer one.
 WITH candidate AS (
     SELECT u.position, u.id, u.topics, u.data, u.binary_data, u.private, u.type, u.retry, u.size, u.id_reused
     FROM mercure.updates AS u
     WHERE u.position > @after_position AND u.position <= @up_to_position
+        AND CASE WHEN @only_current::boolean THEN NOT mercure.superseded(u.position) ELSE true END
     ORDER BY u.position
     LIMIT @max_rows
 ), measured AS (
@@ -39,6 +41,7 @@ WITH candidate AS (
     WHERE u.position > @after_position AND u.position <= @up_to_position
         AND mercure.topic_hashes(u.topics) && mercure.topic_hashes(@topics::text[])
         AND CASE WHEN u.topics && @topics::text[] THEN true END
+        AND CASE WHEN @only_current::boolean THEN NOT mercure.superseded(u.position) ELSE true END
     ORDER BY u.position
     LIMIT @max_rows
 ), measured AS (
@@ -79,14 +82,15 @@ WHERE m.bytes_before < @max_bytes::bigint
 ORDER BY m.position DESC;
 
 -- name: FirstPositionsOfIDs :many
--- The earliest occurrence of each of the event ids that occur (H-4). Uses
--- updates_id_idx.
+-- The earliest occurrence of each of the event ids that occur (H-4), of those
+-- behind which nothing was removed. Uses updates_id_idx.
 SELECT wanted.id::text AS id, earliest.position::bigint AS position
 FROM unnest(@event_ids::text[]) AS wanted (id)
 CROSS JOIN LATERAL (
     SELECT u.position
     FROM mercure.updates AS u
     WHERE pg_catalog.hashtextextended(u.id, 0::bigint) = pg_catalog.hashtextextended(wanted.id, 0::bigint) AND u.id = wanted.id
+        AND u.position >= (SELECT h.position FROM mercure.horizon AS h)
     ORDER BY u.position
     LIMIT 1
 ) AS earliest;
@@ -107,15 +111,18 @@ FROM (
 
 -- name: CursorState :one
 -- Where the log begins, and whether the update a reader got last is still where
--- it was: if not, and retention has not removed it, the log went backwards.
+-- it was: if not, and retention has not removed it, the log went backwards. Also
+-- what tells whether policies have changed, and updates were redacted.
 SELECT
     h.position AS horizon,
     EXISTS (
         SELECT FROM mercure.updates AS u WHERE u.position = @position::bigint AND u.id = @event_id::text
     )::boolean AS present,
-    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable
+    (NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off')::boolean AS writable,
+    mercure.policies_fingerprint()::bigint AS policies,
+    (SELECT coalesce(max(r.seq), 0) FROM mercure.redactions AS r)::bigint AS redactions
 FROM mercure.horizon AS h;
 
 -- name: Horizon :one
--- The highest position that retention removed.
+-- At and below this position, there is only what policies keep.
 SELECT h.position FROM mercure.horizon AS h;
