@@ -228,6 +228,7 @@ func TestHubOnStandby(t *testing.T) {
 	proxy := dbtest.NewProxy(t, standby.DB)
 	lines := newLineLog()
 	config := server.DefaultConfig()
+	config.HistoryMaxAge = time.Hour // else it warns of its absence
 	config.DatabaseURL = server.Secret(proxy.DB.URL)
 	config.Addr = "127.0.0.1:0"
 	config.Anonymous = true

@@ -107,20 +107,14 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.migrate(ctx); err != nil {
 		return err
 	}
-	log, err := eventlog.Open(ctx, eventlog.Config{
-		DatabaseURL: string(s.config.DatabaseURL),
-		ListenURL:   string(s.config.ListenURL),
-		HubPath:     s.namespace(),
-		RecentBytes: int64(s.config.TailBytes),
-		Logger:      s.logger,
-	})
+	log, err := eventlog.Open(ctx, s.logConfig())
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 
 	broadcaster := broadcast.New(broadcast.Config{
-		History: history{log}, TailBytes: int(s.config.TailBytes),
+		History: history{log}, Beginning: history{log}, TailBytes: int(s.config.TailBytes),
 	})
 	s.broadcaster.Store(broadcaster)
 	hub := parts{log: log, broadcaster: broadcaster}
@@ -303,8 +297,19 @@ type history struct{ *eventlog.Log }
 
 func (h history) PageAfter(ctx context.Context, after, upTo protocol.Position, topics []string) ([]protocol.Entry, protocol.Position, error) {
 	entries, covered, err := h.Log.PageAfter(ctx, after, upTo, topics)
+	return entries, covered, final(err)
+}
+
+func (h history) PageFromStart(
+	ctx context.Context, after, upTo, kept protocol.Position, topics []string,
+) ([]protocol.Entry, protocol.Position, protocol.Position, error) {
+	entries, covered, kept, err := h.Log.PageFromStart(ctx, after, upTo, kept, topics)
+	return entries, covered, kept, final(err)
+}
+
+func final(err error) error {
 	if errors.Is(err, eventlog.ErrBelowHorizon) {
-		err = errors.Join(broadcast.ErrInterrupted, err)
+		return errors.Join(broadcast.ErrInterrupted, err)
 	}
-	return entries, covered, err
+	return err
 }

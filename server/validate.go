@@ -116,6 +116,12 @@ func (c *Config) parse(sets *keySets) (settings, error) {
 	notNegative("MERCURE_WRITE_TIMEOUT", c.WriteTimeout)
 	notNegative("MERCURE_DISPATCH_TIMEOUT", c.DispatchTimeout)
 	notNegative("MERCURE_DRAIN_TIMEOUT", c.DrainTimeout)
+	if age := c.HistoryMaxAge; age != 0 && age < time.Minute {
+		problem("MERCURE_HISTORY_MAX_AGE", fmt.Errorf("is %s; it must be at least 1m, so that hubs that lag find what they have not delivered, or 0s for no limit", age))
+	}
+	if !c.Dev && c.HistoryMaxAge == 0 && c.HistoryMaxUpdates == 0 && c.HistoryMaxBytes == 0 {
+		s.warnings = append(s.warnings, "MERCURE_HISTORY_MAX_AGE: is not set, nor are MERCURE_HISTORY_MAX_UPDATES and MERCURE_HISTORY_MAX_BYTES, so updates that no policy governs are kept for ever")
+	}
 	problems = append(problems, c.checkLimits()...)
 
 	resolver := sets.resolver(networks)
@@ -137,6 +143,8 @@ func (c *Config) checkLimits() (problems []error) {
 	}{
 		{"MERCURE_MAX_STREAMS", int64(c.MaxStreams), 0, math.MaxInt64},
 		{"MERCURE_MAX_STREAMS_PER_ADDRESS", int64(c.MaxStreamsPerAddress), 0, math.MaxInt64},
+		{"MERCURE_HISTORY_MAX_UPDATES", int64(c.HistoryMaxUpdates), 0, math.MaxInt64},
+		{"MERCURE_HISTORY_MAX_BYTES", int64(c.HistoryMaxBytes), 0, math.MaxInt64},
 		{"MERCURE_MAX_TOPICS", int64(c.MaxTopics), 1, maxTopics},
 		{"MERCURE_MAX_FIELD_BYTES", int64(c.MaxFieldBytes), 1, maxFieldBytes},
 		{"MERCURE_MAX_MATCHERS", int64(c.MaxMatchers), 1, 10_000},

@@ -52,7 +52,8 @@ func Start(t testing.TB, db *dbtest.DB, options ...Option) *Hub {
 	config.PublisherJWTKey = PublisherSecret
 	config.SubscriberJWTKey = SubscriberSecret
 	config.TailBytes = 1 << 20
-	config.DrainTimeout = 0 // tests end when they are done
+	config.HistoryMaxAge = 10 * 365 * 24 * time.Hour // retention is at work, and nothing is that old
+	config.DrainTimeout = 0                          // tests end when they are done
 	config.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	for _, option := range options {
 		option(&config)

@@ -39,6 +39,15 @@ type History interface {
 	Find(ctx context.Context, id protocol.EventID) (protocol.Position, bool, error)
 }
 
+// Beginning is history as who begins at the beginning gets it, if that differs
+// from what the log still has.
+type Beginning interface {
+	Compacts() bool
+	// PageFromStart is PageAfter for a stream that began at position zero when the
+	// head was at upTo. kept is zero at first, then what the last call returned.
+	PageFromStart(ctx context.Context, after, upTo, kept protocol.Position, topics []string) (entries []protocol.Entry, covered, nowKept protocol.Position, err error)
+}
+
 // Receiver says which private updates a subscriber may get. Streams with equal
 // rights should share one: it is asked once for each update and Receiver. The
 // dynamic type must be comparable.
@@ -49,6 +58,8 @@ type Receiver interface {
 // Config says what a Broadcaster may use.
 type Config struct {
 	History History
+	// Beginning may be nil.
+	Beginning Beginning
 	// TailBytes bounds the warm tail.
 	TailBytes int
 	// PendingBytes bounds what waits for one stream before it counts as
@@ -209,6 +220,16 @@ func encode(entries []protocol.Entry) []*entry {
 	return encoded
 }
 
+// Redact forgets the contents of updates. What is already on its way to a stream
+// stays on it.
+func (b *Broadcaster) Redact(positions []protocol.Position) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, position := range positions {
+		b.tail.redact(position)
+	}
+}
+
 // End ends every stream with the given reason and refuses new ones.
 func (b *Broadcaster) End(reason error) {
 	b.mu.Lock()
@@ -337,8 +358,11 @@ func (b *Broadcaster) register(s *Stream, live bool, generation int) (again bool
 	case b.generation != generation:
 		return true, nil
 	}
-	if live {
+	switch {
+	case live:
 		s.cursor = b.tail.head
+	case s.cursor == 0 && b.config.Beginning != nil && b.config.Beginning.Compacts():
+		s.beginning = b.tail.head
 	}
 	// A cursor may even be ahead: another node appended what this one has not
 	// read yet. enqueue skips what lies before it.

@@ -29,6 +29,11 @@ type Stream struct {
 	receiver    Receiver
 	first       protocol.EventID
 
+	// beginning is where the head was when a stream began at the beginning, if
+	// that is to be read as Config.Beginning has it; else zero. Set by Subscribe.
+	beginning protocol.Position
+	kept      protocol.Position // Poll's
+
 	// Guarded by Broadcaster.mu.
 	rights  *rights
 	members []*member         // its places in the index
@@ -165,6 +170,9 @@ func (s *Stream) Next(buffer [][]byte) (blocks [][]byte, state State, err error)
 	if live || s.goLive(cursor) {
 		return buffer, Idle, nil
 	}
+	if cursor < s.beginning {
+		return buffer, NeedHistory, nil
+	}
 	b := s.broadcaster
 	b.mu.Lock()
 	entries, covered, ok := b.tail.after(cursor, chunkUpdates, chunkBytes)
@@ -187,14 +195,10 @@ func (s *Stream) Poll(ctx context.Context, buffer [][]byte) (blocks [][]byte, mo
 	if err != nil || state != NeedHistory {
 		return blocks, state == More, err
 	}
-	b := s.broadcaster
 	s.mu.Lock()
 	cursor := s.cursor
 	s.mu.Unlock()
-	b.mu.Lock()
-	upTo := b.tail.head
-	b.mu.Unlock()
-	page, covered, err := b.config.History.PageAfter(ctx, cursor, upTo, s.topics)
+	page, covered, err := s.page(ctx, cursor)
 	if err != nil {
 		return buffer, true, err
 	}
@@ -204,6 +208,19 @@ func (s *Stream) Poll(ctx context.Context, buffer [][]byte) (blocks [][]byte, mo
 	}
 	blocks, err = s.pass(buffer, entries, covered)
 	return blocks, true, err
+}
+
+// page reads what comes next from the log.
+func (s *Stream) page(ctx context.Context, cursor protocol.Position) (page []protocol.Entry, covered protocol.Position, err error) {
+	b := s.broadcaster
+	if cursor < s.beginning {
+		page, covered, s.kept, err = b.config.Beginning.PageFromStart(ctx, cursor, s.beginning, s.kept, s.topics)
+		return page, covered, err
+	}
+	b.mu.Lock()
+	upTo := b.tail.head
+	b.mu.Unlock()
+	return b.config.History.PageAfter(ctx, cursor, upTo, s.topics)
 }
 
 // pass appends the blocks of the entries that the stream gets, and moves its

@@ -1,6 +1,7 @@
 package broadcast
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
@@ -57,6 +58,20 @@ func (t *tail) push(e *entry) {
 	// it must not hold on to what was evicted.
 	clear(t.entries[:evicted])
 	t.entries = t.entries[evicted:]
+}
+
+// redact replaces an update by one that nobody gets; it still is a cursor.
+func (t *tail) redact(position protocol.Position) {
+	i, found := slices.BinarySearchFunc(t.entries, position, func(e *entry, p protocol.Position) int {
+		return cmp.Compare(e.position, p)
+	})
+	if !found {
+		return
+	}
+	old := t.entries[i]
+	empty := &entry{position: old.position, id: old.id, private: old.private, reused: old.reused, size: entryOverhead}
+	t.bytes += empty.size - old.size
+	t.entries[i] = empty
 }
 
 func (t *tail) find(id protocol.EventID) (protocol.Position, bool) {

@@ -19,7 +19,8 @@
 // moves the outbox into the log; whatever is published while one of its
 // commits is in flight is its next batch. The listener (listener.go) holds the
 // LISTEN connection. The tail (tail.go) is the one goroutine that reads on from
-// the cursor and hands updates to the Sink, in order.
+// the cursor and hands updates to the Sink, in order. Retention (retention.go)
+// removes what is not to be kept.
 package eventlog
 
 import (
@@ -54,6 +55,8 @@ type Sink interface {
 	// known any more: retention overtook this node, or the log went backwards
 	// when the database failed over. The log goes on after head.
 	Restart(recent []protocol.Entry, head protocol.Position)
+	// Redact says that the contents of updates are gone, and must not be kept.
+	Redact(positions []protocol.Position)
 }
 
 // Config says where the log is and what it may use.
@@ -66,6 +69,11 @@ type Config struct {
 	// HubPath is the path whose namespace the database must reserve; empty: not
 	// checked.
 	HubPath string
+	// Hub is what relative URL patterns of policies are resolved against; nil
+	// means localhost.
+	Hub *protocol.HubURL
+	// Retention says what is kept.
+	Retention Retention
 	// MaxConnections bounds the pool; zero means 12. Readers of history never
 	// take the last five: three may wait for the append lock at a time, and a
 	// node that cannot renew its lease meanwhile would be given up.
@@ -126,14 +134,19 @@ type Log struct {
 	pages   sharedPages
 	lookups lookups
 
+	policies atomic.Pointer[policySet]
+
 	queue queue
 
 	// Wake-ups have capacity one, are sent without blocking, and never closed.
 	bell      chan struct{} // to the writer: an application rang
 	tailWake  chan struct{} // to the tail: the log may have grown
 	backwards chan struct{} // to the tail: the log ends before what was delivered
-	own       chan ownBatch // to the tail: what this node appended, from memory
-	ownBytes  atomic.Int64  // in own
+	redacted  chan struct{} // to the tail: updates were redacted
+	// to retention: the policies are not those that were read
+	policiesChanged chan struct{}
+	own             chan ownBatch // to the tail: what this node appended, from memory
+	ownBytes        atomic.Int64  // in own
 
 	leader      atomic.Bool
 	inSession   atomic.Bool  // LISTEN was sent
@@ -162,6 +175,14 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	if config.QueueBytes == 0 {
 		config.QueueBytes = 64 << 20
 	}
+	config.Retention.setDefaults()
+	if config.Hub == nil {
+		hub, err := protocol.ParseHubURL("http://localhost/.well-known/mercure")
+		if err != nil {
+			return nil, err
+		}
+		config.Hub = hub
+	}
 	poolConfig, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("the address of the database %w", errUnreadableURL)
@@ -183,24 +204,27 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		return nil, fmt.Errorf("open the connection pool: %w", err)
 	}
 	l := &Log{
-		config:     config,
-		logger:     config.Logger,
-		pool:       pool,
-		queries:    db.New(pool),
-		primaries:  primaries,
-		node:       uuid.NewString(),
-		reads:      make(chan struct{}, max(1, config.MaxConnections-5-maxLookups)),
-		lookups:    lookups{slots: make(chan struct{}, maxLookups)},
-		bell:       make(chan struct{}, 1),
-		tailWake:   make(chan struct{}, 1),
-		backwards:  make(chan struct{}, 1),
-		own:        make(chan ownBatch, 64),
-		started:    make(chan struct{}),
-		probe:      make(chan struct{}, 1),
-		probeHeard: make(chan string, 1),
+		config:          config,
+		logger:          config.Logger,
+		pool:            pool,
+		queries:         db.New(pool),
+		primaries:       primaries,
+		node:            uuid.NewString(),
+		reads:           make(chan struct{}, max(1, config.MaxConnections-5-maxLookups)),
+		lookups:         lookups{slots: make(chan struct{}, maxLookups)},
+		bell:            make(chan struct{}, 1),
+		tailWake:        make(chan struct{}, 1),
+		backwards:       make(chan struct{}, 1),
+		redacted:        make(chan struct{}, 1),
+		policiesChanged: make(chan struct{}, 1),
+		own:             make(chan ownBatch, 64),
+		started:         make(chan struct{}),
+		probe:           make(chan struct{}, 1),
+		probeHeard:      make(chan string, 1),
 	}
 	l.listenerUp = sync.OnceFunc(l.partStarted)
-	l.starting.Store(2)
+	l.starting.Store(3)
+	l.policies.Store(new(policySet))
 	l.health.logger = config.Logger
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
@@ -261,6 +285,7 @@ func (l *Log) Run(ctx context.Context, sink Sink) error {
 	group.Go(func() error { return l.runProbe(ctx) })
 	group.Go(func() error { return l.runWriter(ctx) })
 	group.Go(func() error { return l.runHousekeeping(ctx) })
+	group.Go(func() error { return l.runRetention(ctx) })
 	err := group.Wait()
 	l.queue.close()
 	if errors.Is(err, context.Canceled) {

@@ -33,6 +33,7 @@ type sink struct {
 	recent   []protocol.Entry
 	entries  []protocol.Entry
 	restarts int
+	redacted []protocol.Position
 }
 
 func newSink() *sink { return &sink{changed: make(chan struct{}, 1)} }
@@ -54,6 +55,13 @@ func (s *sink) Restart(recent []protocol.Entry, _ protocol.Position) {
 	s.mu.Lock()
 	s.recent = recent
 	s.restarts++
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *sink) Redact(positions []protocol.Position) {
+	s.mu.Lock()
+	s.redacted = append(s.redacted, positions...)
 	s.mu.Unlock()
 	s.signal()
 }

@@ -15,7 +15,8 @@ import (
 
 // Channels of NOTIFY.
 const (
-	updatesChannel  = "mercure_updates"  // the log has grown
+	updatesChannel  = "mercure_updates" // the log has grown
+	redactedChannel = "mercure_redactions"
 	doorbellChannel = "mercure_doorbell" // the outbox is no longer empty
 	probePrefix     = "mercure_probe_"   // + node: that the others are heard
 )
@@ -111,7 +112,7 @@ func (l *Log) listen(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closeCtx) // broken or ending anyway
 	}()
-	for _, channel := range []string{updatesChannel, doorbellChannel, probePrefix + l.node} {
+	for _, channel := range []string{updatesChannel, doorbellChannel, redactedChannel, probePrefix + l.node} {
 		if err := execute(ctx, conn, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
 			return fmt.Errorf("listen to %s: %w", channel, err)
 		}
@@ -209,6 +210,8 @@ func (l *Log) heard(n *pgconn.Notification) {
 		if n.PID != l.writerPID.Load() {
 			wake(l.tailWake)
 		}
+	case redactedChannel:
+		wake(l.redacted)
 	case doorbellChannel:
 		if l.leader.Load() {
 			wake(l.bell)

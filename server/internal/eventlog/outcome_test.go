@@ -93,6 +93,7 @@ type restarts struct{ delivered, restarted int }
 func (*restarts) Start([]protocol.Entry, protocol.Position)     {}
 func (r *restarts) Deliver(entries []protocol.Entry)            { r.delivered += len(entries) }
 func (r *restarts) Restart([]protocol.Entry, protocol.Position) { r.restarted++ }
+func (*restarts) Redact([]protocol.Position)                    {}
 
 // The log went backwards, and has grown again until this node's own batch seems
 // to follow what it has delivered.

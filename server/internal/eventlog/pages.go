@@ -33,6 +33,9 @@ type sharedPages struct {
 type pageStart struct {
 	after  protocol.Position
 	topics string // see topicsKey
+	// fromStart, if not zero, is where the head was when a reader began at the
+	// beginning; see PageFromStart.
+	fromStart protocol.Position
 }
 
 type sharedPage struct {
@@ -40,6 +43,8 @@ type sharedPage struct {
 	// The page is complete behind complete, and up to covered. One from the
 	// beginning of the log begins where retention ended.
 	complete, covered protocol.Position
+	// horizon as of the page.
+	horizon protocol.Position
 
 	entries []protocol.Entry
 	// Of those that are kept:
@@ -134,11 +139,11 @@ func (s *sharedPages) find(start pageStart, upTo protocol.Position) (page shared
 	}
 	for i := range s.recent {
 		p := &s.recent[i]
-		within := start == p.pageStart || start.topics == p.topics && start.after >= p.complete
+		within := start == p.pageStart || start.topics == p.topics && start.fromStart == 0 && p.fromStart == 0 && start.after >= p.complete
 		if !within || start.after >= min(p.covered, upTo) {
 			continue
 		}
-		page = sharedPage{pageStart: start, covered: min(p.covered, upTo)}
+		page = sharedPage{pageStart: start, covered: min(p.covered, upTo), horizon: p.horizon}
 		from, to := p.behind(start.after), p.behind(page.covered)
 		page.entries = p.entries[from:to:to]
 		return page, true

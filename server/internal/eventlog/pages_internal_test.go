@@ -21,7 +21,7 @@ func (s *sharedPages) keep(page sharedPage) {
 
 // pageOf has every tenth position.
 func pageOf(after, complete, covered protocol.Position, topics ...string) sharedPage {
-	p := sharedPage{pageStart: pageStart{after, topicsKey(topics)}, complete: complete, covered: covered, bytes: 1}
+	p := sharedPage{pageStart: pageStart{after: after, topics: topicsKey(topics)}, complete: complete, covered: covered, bytes: 1}
 	for position := complete/10*10 + 10; position <= covered; position += 10 {
 		p.entries = append(p.entries, protocol.Entry{Position: position})
 	}
@@ -46,19 +46,19 @@ func TestSharedPageServesCursorsWithin(t *testing.T) {
 		want    string
 		covered protocol.Position
 	}{
-		{"the same start", pageOf(10, 10, 45), pageStart{10, ""}, 100, true, "[20 30 40]", 45},
-		{"within", pageOf(10, 10, 45), pageStart{25, ""}, 100, true, "[30 40]", 45},
-		{"at an update", pageOf(10, 10, 45), pageStart{30, ""}, 100, true, "[40]", 45},
-		{"behind the last update", pageOf(10, 10, 45), pageStart{40, ""}, 100, true, "[]", 45},
-		{"not so far", pageOf(10, 10, 45), pageStart{15, ""}, 30, true, "[20 30]", 30},
-		{"before it", pageOf(10, 10, 45), pageStart{9, ""}, 100, false, "", 0},
-		{"at its end", pageOf(10, 10, 45), pageStart{45, ""}, 100, false, "", 0},
-		{"no further than the cursor", pageOf(10, 10, 45), pageStart{20, ""}, 20, false, "", 0},
-		{"other topics", pageOf(10, 10, 45, "a", "b"), pageStart{10, topicsKey([]string{`a" "b`})}, 100, false, "", 0},
-		{"the same topics", pageOf(10, 10, 45, "a", "b"), pageStart{20, topicsKey([]string{"a", "b"})}, 100, true, "[30 40]", 45},
-		{"from the beginning", pageOf(0, 25, 45), pageStart{0, ""}, 100, true, "[30 40]", 45},
-		{"where retention has been", pageOf(0, 25, 45), pageStart{20, ""}, 100, false, "", 0},
-		{"behind the horizon", pageOf(0, 25, 45), pageStart{30, ""}, 100, true, "[40]", 45},
+		{"the same start", pageOf(10, 10, 45), pageStart{after: 10}, 100, true, "[20 30 40]", 45},
+		{"within", pageOf(10, 10, 45), pageStart{after: 25}, 100, true, "[30 40]", 45},
+		{"at an update", pageOf(10, 10, 45), pageStart{after: 30}, 100, true, "[40]", 45},
+		{"behind the last update", pageOf(10, 10, 45), pageStart{after: 40}, 100, true, "[]", 45},
+		{"not so far", pageOf(10, 10, 45), pageStart{after: 15}, 30, true, "[20 30]", 30},
+		{"before it", pageOf(10, 10, 45), pageStart{after: 9}, 100, false, "", 0},
+		{"at its end", pageOf(10, 10, 45), pageStart{after: 45}, 100, false, "", 0},
+		{"no further than the cursor", pageOf(10, 10, 45), pageStart{after: 20}, 20, false, "", 0},
+		{"other topics", pageOf(10, 10, 45, "a", "b"), pageStart{after: 10, topics: topicsKey([]string{`a" "b`})}, 100, false, "", 0},
+		{"the same topics", pageOf(10, 10, 45, "a", "b"), pageStart{after: 20, topics: topicsKey([]string{"a", "b"})}, 100, true, "[30 40]", 45},
+		{"from the beginning", pageOf(0, 25, 45), pageStart{after: 0}, 100, true, "[30 40]", 45},
+		{"where retention has been", pageOf(0, 25, 45), pageStart{after: 20}, 100, false, "", 0},
+		{"behind the horizon", pageOf(0, 25, 45), pageStart{after: 30}, 100, true, "[40]", 45},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -22,12 +22,41 @@ import (
 //
 // The entries are shared with other callers.
 func (l *Log) PageAfter(ctx context.Context, after, upTo protocol.Position, topics []string) ([]protocol.Entry, protocol.Position, error) {
-	start := pageStart{after: after, topics: topicsKey(topics)}
-	page, err := l.pages.get(ctx, start, upTo, func() (sharedPage, error) { return l.readShared(ctx, start, upTo, topics) })
+	page, err := l.sharedPage(ctx, pageStart{after: after, topics: topicsKey(topics)}, upTo, topics)
 	if err != nil {
 		return nil, after, err
 	}
+	if after > 0 && page.horizon > after {
+		return nil, after, ErrBelowHorizon
+	}
 	return page.entries, page.covered, nil
+}
+
+// PageFromStart is PageAfter for who began at the beginning, at position zero, when
+// the head of the log was at upTo. It also has what policies keep below the
+// horizon, and has not what is not history any more because of a newer update up
+// to there, removed or not.
+//
+// kept is zero at first, and then what the last call returned: up to there, that
+// something is missing is no surprise.
+func (l *Log) PageFromStart(
+	ctx context.Context, after, upTo, kept protocol.Position, topics []string,
+) (entries []protocol.Entry, covered, nowKept protocol.Position, err error) {
+	page, err := l.sharedPage(ctx, pageStart{after: after, topics: topicsKey(topics), fromStart: upTo}, upTo, topics)
+	switch {
+	case err != nil:
+		return nil, after, kept, err
+	case after <= kept:
+		// All it has got so far is what policies keep: it may as well have begun now.
+		kept = max(kept, page.horizon)
+	case page.horizon > after:
+		return nil, after, kept, ErrBelowHorizon
+	}
+	return page.entries, page.covered, kept, nil
+}
+
+func (l *Log) sharedPage(ctx context.Context, start pageStart, upTo protocol.Position, topics []string) (sharedPage, error) {
+	return l.pages.get(ctx, start, upTo, func() (sharedPage, error) { return l.readShared(ctx, start, upTo, topics) })
 }
 
 // readShared waits for its turn and reads a page, if nobody has meanwhile.
@@ -44,12 +73,12 @@ func (l *Log) readShared(ctx context.Context, start pageStart, upTo protocol.Pos
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	if topics != nil {
-		// One call must not scan the whole log for topics that are rare.
-		upTo = min(upTo, start.after+maxTopicSpan)
+	r := readRange{after: start.after, upTo: upTo, topics: topics, maxBytes: maxStreamPageBytes, onlyCurrent: start.fromStart > 0}
+	if err := l.prepareRange(ctx, &r); err != nil {
+		return sharedPage{}, err
 	}
-	read := sharedPage{pageStart: start, covered: upTo, read: time.Now()}
-	page, err := l.readPage(ctx, readRange{after: start.after, upTo: upTo, topics: topics, maxBytes: maxStreamPageBytes})
+	read := sharedPage{pageStart: start, covered: r.upTo, read: time.Now()}
+	page, err := l.readPage(ctx, r)
 	if err != nil {
 		return read, err
 	}
@@ -61,9 +90,7 @@ func (l *Log) readShared(ctx context.Context, start pageStart, upTo protocol.Pos
 		}
 		page.horizon = protocol.Position(horizon)
 	}
-	if start.after > 0 && page.horizon > start.after {
-		return read, ErrBelowHorizon
-	}
+	read.horizon = page.horizon
 	read.complete = max(start.after, page.horizon)
 	read.entries, read.bytes = page.entries, page.bytes+int64(len(page.entries))*rowOverhead
 	if page.full {
@@ -73,12 +100,41 @@ func (l *Log) readShared(ctx context.Context, start pageStart, upTo protocol.Pos
 	return read, nil
 }
 
+// prepareRange has what is read classified, begins a page from the beginning where
+// the log does, and bounds one by topics.
+func (l *Log) prepareRange(ctx context.Context, r *readRange) error {
+	if r.onlyCurrent {
+		if err := l.classify(ctx, r.upTo); err != nil {
+			return err
+		}
+	}
+	var horizon protocol.Position
+	if r.onlyCurrent || r.after == 0 {
+		position, err := l.queries.Horizon(ctx)
+		if err != nil {
+			return fmt.Errorf("read the horizon: %w", err)
+		}
+		horizon = protocol.Position(position)
+	}
+	if r.after == 0 && !r.onlyCurrent {
+		r.after = min(horizon, r.upTo) // what policies keep is for PageFromStart
+	}
+	if r.topics != nil {
+		// One call must not scan the whole log for topics that are rare. Below the
+		// horizon there is little.
+		r.upTo = min(r.upTo, max(r.after, horizon)+maxTopicSpan)
+	}
+	return nil
+}
+
 // readRange is what a page is to be of.
 type readRange struct {
 	after, upTo protocol.Position
 	// afterID, if not empty, is the id of the update at after.
 	afterID protocol.EventID
 	topics  []string // nil: all
+	// onlyCurrent leaves out what is superseded.
+	onlyCurrent bool
 	// maxBytes ends the page; the row that crosses it is the last one.
 	maxBytes int64
 }
@@ -98,6 +154,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 	if r.topics == nil {
 		params := db.PageAfterParams{
 			MaxBytes: r.maxBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows,
+			OnlyCurrent: r.onlyCurrent,
 		}
 		if r.afterID != "" {
 			params.CursorID = (*string)(&r.afterID)
@@ -112,6 +169,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 	} else {
 		rows, err := l.queries.PageAfterByTopics(ctx, db.PageAfterByTopicsParams{
 			MaxBytes: r.maxBytes, AfterPosition: int64(r.after), UpToPosition: int64(r.upTo), MaxRows: maxPageRows, Topics: r.topics,
+			OnlyCurrent: r.onlyCurrent,
 		})
 		if err != nil {
 			return p, fmt.Errorf("read the log by topics: %w", err)
@@ -168,12 +226,16 @@ func (l *Log) recent(ctx context.Context) ([]protocol.Entry, db.HeadRow, error) 
 		if err != nil {
 			return nil, head, fmt.Errorf("read the end of the log: %w", err)
 		}
-		if len(rows) == 0 {
-			break
-		}
 		for i := range rows {
+			if rows[i].Position <= rows[i].Horizon {
+				rows = nil // what policies keep is nothing to go on from
+				break
+			}
 			entries = append(entries, entryOf((*db.PageAfterRow)(&rows[i])))
 			budget -= int64(rows[i].Size) + rowOverhead
+		}
+		if len(rows) == 0 {
+			break
 		}
 		upTo = rows[len(rows)-1].Position - 1
 	}

@@ -2,9 +2,11 @@ package eventlog
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
+	"github.com/cinnabar-hub/cinnabar/db"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
@@ -15,13 +17,17 @@ type tail struct {
 	cursor   protocol.Position
 	cursorID protocol.EventID // of the update at cursor; empty while the log is
 	failures int
+	// redactions is the last that was heeded; redactedAhead are those of updates
+	// that were not delivered yet.
+	redactions    int64
+	redactedAhead map[protocol.Position]struct{}
 }
 
 // runTail ends with ctx. It starts the sink as soon as the log can be read.
 func (l *Log) runTail(ctx context.Context, sink Sink) error {
 	t := &tail{Log: l, sink: sink}
 	for {
-		recent, head, err := l.recent(ctx)
+		recent, head, err := t.begin(ctx)
 		if err == nil {
 			t.advance(protocol.Position(head.Position), protocol.EventID(head.ID))
 			sink.Start(recent, t.cursor)
@@ -47,6 +53,8 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 			err = t.read(ctx)
 		case <-l.backwards:
 			err = t.look(ctx)
+		case <-l.redacted:
+			err = t.look(ctx)
 		case <-timer.C:
 			err = t.look(ctx)
 			timer.Reset(t.untilNextLook())
@@ -61,13 +69,26 @@ func (l *Log) runTail(ctx context.Context, sink Sink) error {
 	}
 }
 
+// begin reads the end of the log, and first what was redacted so far: what is
+// redacted from then on is heeded.
+func (t *tail) begin(ctx context.Context) ([]protocol.Entry, db.HeadRow, error) {
+	callCtx, cancel := context.WithTimeout(ctx, readTimeout)
+	redactions, err := t.queries.LastRedaction(callCtx)
+	cancel()
+	if err != nil {
+		return nil, db.HeadRow{}, fmt.Errorf("read the last redaction: %w", err)
+	}
+	t.redactions = redactions
+	return t.recent(ctx)
+}
+
 func (t *tail) advance(to protocol.Position, id protocol.EventID) {
 	t.cursor, t.cursorID = to, id
 	t.delivered.Store(int64(to))
 }
 
 func (t *tail) deliver(entries []protocol.Entry) {
-	t.sink.Deliver(entries)
+	t.sink.Deliver(t.withoutRedacted(entries))
 	last := entries[len(entries)-1]
 	t.advance(last.Position, last.Update.ID)
 }
@@ -151,6 +172,17 @@ func (t *tail) look(ctx context.Context) error {
 	}
 	if !t.continues(protocol.Position(state.Horizon), state.Present) {
 		return t.restart(ctx)
+	}
+	if state.Policies != t.policies.Load().fingerprint {
+		wake(t.policiesChanged)
+	}
+	switch {
+	case state.Redactions > t.redactions:
+		if err := t.redact(callCtx); err != nil {
+			return err
+		}
+	case state.Redactions < t.redactions: // they were lost in a failover, with what followed
+		t.redactions = state.Redactions
 	}
 	return t.read(ctx)
 }

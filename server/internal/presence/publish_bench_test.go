@@ -22,6 +22,7 @@ type ignore struct{}
 func (ignore) Start([]protocol.Entry, protocol.Position)   {}
 func (ignore) Deliver([]protocol.Entry)                    {}
 func (ignore) Restart([]protocol.Entry, protocol.Position) {}
+func (ignore) Redact([]protocol.Position)                  {}
 
 // BenchmarkPublishInStorm is 64 publishers of another node, in a second without
 // subscribers and then while 10,000 come and go at once.
