@@ -30,6 +30,7 @@ type commands struct {
 	Migrate   migrateCmd      `cmd:"" help:"Create, update or inspect the database schema."`
 	Attach    attachCmd       `cmd:"" help:"Print a migration that makes a table publish its changes."`
 	Detach    detachCmd       `cmd:"" help:"Print a migration that takes this back."`
+	Retention retentionCmd    `cmd:"" help:"Show what history there is, and what retention would remove now."`
 	Token     tokenCmd        `cmd:"" help:"Make an access token, or explain one."`
 	Publish   publishCmd      `cmd:"" help:"Publish an update to a hub."`
 	Subscribe subscribeCmd    `cmd:"" help:"Print the updates of a hub as they come."`
