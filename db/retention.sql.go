@@ -160,7 +160,7 @@ type PoliciesRow struct {
 	Fingerprint   int64
 }
 
-// How long history is kept. The functions are in migrations/00010_retention.sql.
+// How long history is kept. The functions are in migrations/00011_retention.sql.
 // All, by priority, with the fingerprint that stands for them.
 func (q *Queries) Policies(ctx context.Context) ([]PoliciesRow, error) {
 	rows, err := q.db.Query(ctx, policies)

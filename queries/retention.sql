@@ -1,4 +1,4 @@
--- How long history is kept. The functions are in migrations/00010_retention.sql.
+-- How long history is kept. The functions are in migrations/00011_retention.sql.
 
 -- name: Policies :many
 -- All, by priority, with the fingerprint that stands for them.

@@ -12,7 +12,7 @@ import (
 )
 
 // Retention says what the log keeps of what no policy governs; zero is no limit.
-// The rules are in migrations/00010_retention.sql. Every node of a cluster needs
+// The rules are in migrations/00011_retention.sql. Every node of a cluster needs
 // the same.
 type Retention struct {
 	MaxAge     time.Duration

@@ -642,13 +642,13 @@ REVOKE EXECUTE ON FUNCTION
     mercure.report_policy(integer, text, text)
 FROM PUBLIC;
 
-INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (10, 1);
+INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (11, 1);
 
 -- Updates that were emptied stay: the constraint looks at new rows only. Those
 -- that only a policy kept go, since older hubs would take them for cursors.
 -- +goose Down
 SET LOCAL lock_timeout = '10s';
-DELETE FROM mercure.schema_version WHERE version = 10;
+DELETE FROM mercure.schema_version WHERE version = 11;
 DELETE FROM mercure.updates WHERE position <= (SELECT h.position FROM mercure.horizon AS h);
 DROP VIEW mercure.history;
 DROP FUNCTION mercure.about_updates();
