@@ -90,6 +90,94 @@ func (q *Queries) AppendBatch(ctx context.Context, arg AppendBatchParams) (Appen
 	return i, err
 }
 
+const appendBatchOnce = `-- name: AppendBatchOnce :one
+SELECT
+    coalesce(a.state, '')::text AS state,
+    a.appended::boolean AS appended,
+    a.repeated::boolean AS repeated,
+    coalesce(a.head_before, 0)::bigint AS head_before,
+    coalesce(a.head_drained, 0)::bigint AS head_drained,
+    coalesce(a.first_position, 0)::bigint AS first_position,
+    coalesce(a.last_position, 0)::bigint AS last_position,
+    a.moved::integer AS moved,
+    a.refused::integer AS refused,
+    coalesce(a.answers, '{}')::text[] AS answers,
+    coalesce(a.fresh, '{}')::boolean[] AS fresh
+FROM mercure.append_once(
+    $1::text, $2::integer, $3::uuid,
+    $4::text[], $5::text[], $6::text[], $7::bytea[], $8::boolean[],
+    $9::text[], $10::bigint[], $11::text[], $12::boolean[],
+    $13::bytea[], $14::bytea[]
+) AS a
+`
+
+type AppendBatchOnceParams struct {
+	State         *string
+	MaxRows       int32
+	BatchToken    pgtype.UUID
+	Ids           []string
+	Topics        []string
+	Data          []string
+	BinaryData    [][]byte
+	Private       []bool
+	Types         []string
+	Retries       []int64
+	TraceContexts []string
+	Probe         []bool
+	Hashes        [][]byte
+	Fingerprints  [][]byte
+}
+
+type AppendBatchOnceRow struct {
+	State         string
+	Appended      bool
+	Repeated      bool
+	HeadBefore    int64
+	HeadDrained   int64
+	FirstPosition int64
+	LastPosition  int64
+	Moved         int32
+	Refused       int32
+	Answers       []string
+	Fresh         []bool
+}
+
+// AppendBatch with hash and fingerprint of each update's idempotency key, NULL
+// for those that have none. See mercure.append_once.
+func (q *Queries) AppendBatchOnce(ctx context.Context, arg AppendBatchOnceParams) (AppendBatchOnceRow, error) {
+	row := q.db.QueryRow(ctx, appendBatchOnce,
+		arg.State,
+		arg.MaxRows,
+		arg.BatchToken,
+		arg.Ids,
+		arg.Topics,
+		arg.Data,
+		arg.BinaryData,
+		arg.Private,
+		arg.Types,
+		arg.Retries,
+		arg.TraceContexts,
+		arg.Probe,
+		arg.Hashes,
+		arg.Fingerprints,
+	)
+	var i AppendBatchOnceRow
+	err := row.Scan(
+		&i.State,
+		&i.Appended,
+		&i.Repeated,
+		&i.HeadBefore,
+		&i.HeadDrained,
+		&i.FirstPosition,
+		&i.LastPosition,
+		&i.Moved,
+		&i.Refused,
+		&i.Answers,
+		&i.Fresh,
+	)
+	return i, err
+}
+
 const armDoorbell = `-- name: ArmDoorbell :one
 SELECT mercure.arm_doorbell()::boolean AS armed
 `
@@ -154,6 +242,17 @@ SELECT mercure.forget_batches($1::interval, $2::integer)::bigint AS forgotten
 
 func (q *Queries) ForgetBatches(ctx context.Context, olderThan pgtype.Interval, maxRows int32) (int64, error) {
 	row := q.db.QueryRow(ctx, forgetBatches, olderThan, maxRows)
+	var forgotten int64
+	err := row.Scan(&forgotten)
+	return forgotten, err
+}
+
+const forgetPublishKeys = `-- name: ForgetPublishKeys :one
+SELECT mercure.forget_publish_keys($1::integer)::bigint AS forgotten
+`
+
+func (q *Queries) ForgetPublishKeys(ctx context.Context, maxRows int32) (int64, error) {
+	row := q.db.QueryRow(ctx, forgetPublishKeys, maxRows)
 	var forgotten int64
 	err := row.Scan(&forgotten)
 	return forgotten, err

@@ -39,3 +39,28 @@ SELECT mercure.forget_batches(@older_than::interval, @max_rows::integer)::bigint
 -- name: ArmDoorbell :one
 -- Whether the doorbell will ring.
 SELECT mercure.arm_doorbell()::boolean AS armed;
+
+-- name: AppendBatchOnce :one
+-- AppendBatch with hash and fingerprint of each update's idempotency key, NULL
+-- for those that have none. See mercure.append_once.
+SELECT
+    coalesce(a.state, '')::text AS state,
+    a.appended::boolean AS appended,
+    a.repeated::boolean AS repeated,
+    coalesce(a.head_before, 0)::bigint AS head_before,
+    coalesce(a.head_drained, 0)::bigint AS head_drained,
+    coalesce(a.first_position, 0)::bigint AS first_position,
+    coalesce(a.last_position, 0)::bigint AS last_position,
+    a.moved::integer AS moved,
+    a.refused::integer AS refused,
+    coalesce(a.answers, '{}')::text[] AS answers,
+    coalesce(a.fresh, '{}')::boolean[] AS fresh
+FROM mercure.append_once(
+    sqlc.narg(state)::text, @max_rows::integer, @batch_token::uuid,
+    @ids::text[], @topics::text[], @data::text[], @binary_data::bytea[], @private::boolean[],
+    @types::text[], @retries::bigint[], @trace_contexts::text[], @probe::boolean[],
+    @hashes::bytea[], @fingerprints::bytea[]
+) AS a;
+
+-- name: ForgetPublishKeys :one
+SELECT mercure.forget_publish_keys(@max_rows::integer)::bigint AS forgotten;

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -27,9 +28,18 @@ type answer struct {
 // send makes a request; headers are "Name: value".
 func send(t *testing.T, method, target, body string, headers ...string) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
+	a, err := trySend(t.Context(), method, target, body, headers...)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return a
+}
+
+// trySend is send for callers that are not the test's own goroutine.
+func trySend(ctx context.Context, method, target, body string, headers ...string) (answer, error) {
+	request, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
 	}
 	for _, header := range headers {
 		name, value, _ := strings.Cut(header, ": ")
@@ -37,18 +47,18 @@ func send(t *testing.T, method, target, body string, headers ...string) answer {
 	}
 	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	if err != nil {
-		t.Fatal(err)
+		return answer{}, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	a := answer{status: response.StatusCode, header: response.Header}
 	if response.Header.Get("Content-Type") != "text/event-stream" || method == http.MethodHead {
 		content, err := io.ReadAll(response.Body)
 		if err != nil {
-			t.Fatal(err)
+			return answer{}, err
 		}
 		a.body = string(content)
 	}
-	return a
+	return a, nil
 }
 
 const form = "Content-Type: application/x-www-form-urlencoded"

@@ -23,10 +23,22 @@ import (
 // Errors: ErrUnavailable, ErrOutcomeUnknown, ErrOverloaded, ErrRejected,
 // ErrClosed, or the cause of ctx.
 func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.EventID, error) {
+	return l.append(ctx, &pending{update: update})
+}
+
+// AppendOnce is Append, unless an update with the same key was appended within
+// 24 hours, on whatever node: then it returns the id of that, or ErrKeyReused if
+// it was a different update. To repeat a call after an error is safe.
+func (l *Log) AppendOnce(ctx context.Context, update *protocol.Update, key protocol.PublishKey) (protocol.EventID, error) {
+	return l.append(ctx, &pending{update: update, key: hashKey(key, update)})
+}
+
+func (l *Log) append(ctx context.Context, p *pending) (protocol.EventID, error) {
 	if l.health.awayFor(appending) > appendTimeout {
 		return "", ErrUnavailable // nobody gains from waiting for a known answer
 	}
-	p := &pending{update: update, size: updateSize(update), done: make(chan error, 1)}
+	update := p.update
+	p.size, p.done = updateSize(update), make(chan error, 1)
 	if update.ID == "" {
 		named := *update
 		named.ID = protocol.NewEventID()
@@ -39,7 +51,7 @@ func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.Eve
 	defer patience.Stop()
 	select {
 	case err := <-p.done:
-		return p.update.ID, err
+		return p.result(err)
 	case <-ctx.Done():
 		if l.queue.withdraw(p) {
 			return "", context.Cause(ctx)
@@ -48,14 +60,26 @@ func (l *Log) Append(ctx context.Context, update *protocol.Update) (protocol.Eve
 		if l.queue.withdraw(p) {
 			return "", ErrUnavailable
 		}
-		return p.update.ID, l.outcome(p)
+		return p.result(l.outcome(p))
 	}
 	select {
 	case err := <-p.done:
-		return p.update.ID, err
+		return p.result(err)
 	case <-patience.C:
-		return p.update.ID, l.outcome(p)
+		return p.result(l.outcome(p))
 	}
+}
+
+// result is what the publisher is told. Its answer is the writer's to write until
+// the outcome is known.
+func (p *pending) result(err error) (protocol.EventID, error) {
+	switch {
+	case err != nil:
+		return "", err
+	case p.answer != "":
+		return p.answer, nil
+	}
+	return p.update.ID, nil
 }
 
 // outcome is what is known of an update whose batch has begun. The batch has its

@@ -21,6 +21,9 @@ var (
 	// ErrRejected: the database refused the update itself, which passed every
 	// rule of the protocol. The update is not in the log.
 	ErrRejected = errors.New("the database rejected the update")
+	// ErrKeyReused: the idempotency key belongs to a different update. This one
+	// is not in the log.
+	ErrKeyReused = errors.New("the idempotency key was used for another update")
 	// ErrClosed: the hub is shutting down. The update is not in the log.
 	ErrClosed = errors.New("the log is closed")
 	// ErrStarting: the log has not been read yet.

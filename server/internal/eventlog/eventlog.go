@@ -326,7 +326,8 @@ func (l *Log) Ready() error {
 	return nil
 }
 
-// runHousekeeping forgets the tokens of batches nobody waits for.
+// runHousekeeping forgets the tokens of batches nobody waits for, and the keys of
+// publishes that are too old to be repeated.
 func (l *Log) runHousekeeping(ctx context.Context) error {
 	ticker := time.NewTicker(10 * time.Minute)
 	defer ticker.Stop()
@@ -336,16 +337,31 @@ func (l *Log) runHousekeeping(ctx context.Context) error {
 			return ctx.Err()
 		case <-ticker.C:
 		}
-		for {
-			callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
-			forgotten, err := l.queries.ForgetBatches(callCtx, interval(time.Hour), maxForgotten)
-			cancel()
-			if err != nil && ctx.Err() == nil {
-				l.logger.Warn("old batch tokens could not be deleted; trying again later", "error", err)
+		l.forgetOld(ctx)
+	}
+}
+
+func (l *Log) forgetOld(ctx context.Context) {
+	l.forget(ctx, "batch tokens", func(ctx context.Context) (int64, error) {
+		return l.queries.ForgetBatches(ctx, interval(time.Hour), maxForgotten)
+	})
+	l.forget(ctx, "idempotency keys", func(ctx context.Context) (int64, error) {
+		return l.queries.ForgetPublishKeys(ctx, maxForgotten)
+	})
+}
+
+// forget deletes old rows, maxForgotten at a time.
+func (l *Log) forget(ctx context.Context, what string, some func(context.Context) (int64, error)) {
+	for forgotten := int64(maxForgotten); forgotten == maxForgotten; {
+		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
+		var err error
+		forgotten, err = some(callCtx)
+		cancel()
+		if err != nil {
+			if ctx.Err() == nil {
+				l.logger.Warn("old rows could not be deleted; trying again later", "of", what, "error", err)
 			}
-			if err != nil || forgotten < maxForgotten {
-				break
-			}
+			return
 		}
 	}
 }

@@ -11,6 +11,10 @@ type pending struct {
 	update    *protocol.Update
 	generated bool // the id is ours and new
 	size      int
+	key       *keyHashes // nil: none
+	// answer is the id for the publisher, if another one than the update's.
+	// Written before done is sent to.
+	answer protocol.EventID
 	// done gets the result once, and has room for it.
 	done chan error
 	// claimed by the writer, or by a publisher that gave up; guarded by the

@@ -241,11 +241,12 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 	defer cancel()
 	token := pgtype.UUID{Bytes: uuid.New(), Valid: true}
 	params := batchParams(batch, token)
+	hashes, fingerprints := onceParams(batch)
 	outcomeUnknown := false
 	for failures := 0; ; {
 		params.State = w.drainState
 		delivered := w.delivered.Load()
-		row, err := w.call(ctx, params)
+		row, err := w.call(ctx, &params, hashes, fingerprints)
 		if err == nil {
 			w.appendFailed = false
 			w.health.note(appending, nil)
@@ -254,7 +255,7 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 				w.checkHead(row.HeadBefore, delivered)
 			}
 			if row.Appended {
-				w.batchAppended(row, batch)
+				w.batchAppended(&row, batch)
 				return
 			}
 			wake(w.tailWake) // a chunk of the outbox went first; again
@@ -293,24 +294,30 @@ func (w *writer) appendBatch(ctx context.Context, batch []*pending) {
 // errNoConnection: nothing was sent.
 var errNoConnection = errors.New("no connection")
 
-func (w *writer) call(ctx context.Context, params db.AppendBatchParams) (db.AppendBatchRow, error) {
+func (w *writer) call(ctx context.Context, params *db.AppendBatchParams, hashes, fingerprints [][]byte) (appendedRow, error) {
 	conn, err := w.pool.Acquire(ctx)
 	if err != nil {
-		return db.AppendBatchRow{}, errors.Join(errNoConnection, err)
+		return appendedRow{}, errors.Join(errNoConnection, err)
 	}
 	defer conn.Release()
 	w.writerPID.Store(conn.Conn().PgConn().PID())
-	return db.New(conn).AppendBatch(ctx, params)
+	queries := db.New(conn)
+	if hashes == nil {
+		row, err := queries.AppendBatch(ctx, *params)
+		return appendedRow{AppendBatchRow: row}, err
+	}
+	return appendOnce(ctx, queries, params, hashes, fingerprints)
 }
 
 // batchAppended hands the batch to the tail and answers its publishers.
-func (w *writer) batchAppended(row db.AppendBatchRow, batch []*pending) {
+func (w *writer) batchAppended(row *appendedRow, batch []*pending) {
 	first := protocol.Position(row.FirstPosition)
+	appended, errs := row.settle(batch)
 	// A batch found by its token comes without the heads it was appended at.
-	fromMemory := !row.Repeated && row.LastPosition-row.FirstPosition+1 == int64(len(batch))
+	fromMemory := !row.Repeated && len(appended) > 0 && row.LastPosition-row.FirstPosition+1 == int64(len(appended))
 	if fromMemory {
-		own := ownBatch{after: protocol.Position(row.HeadDrained), entries: make([]protocol.Entry, len(batch))}
-		for i, p := range batch {
+		own := ownBatch{after: protocol.Position(row.HeadDrained), entries: make([]protocol.Entry, len(appended))}
+		for i, p := range appended {
 			own.bytes += int64(p.size)
 			own.entries[i] = protocol.Entry{
 				Position: first + protocol.Position(i), Update: p.update, IDReused: !p.generated,
@@ -321,7 +328,9 @@ func (w *writer) batchAppended(row db.AppendBatchRow, batch []*pending) {
 	if !fromMemory {
 		wake(w.tailWake)
 	}
-	answer(batch, nil)
+	for i, p := range batch {
+		p.done <- errs[i]
+	}
 }
 
 // offerOwn hands a batch to the tail; false: the tail lags and will read it.

@@ -31,6 +31,9 @@ import (
 type Log interface {
 	// Append returns the update's id once it is durable.
 	Append(ctx context.Context, update *protocol.Update) (protocol.EventID, error)
+	// AppendOnce is Append, unless an update with the key is there already: then
+	// it returns the id of that.
+	AppendOnce(ctx context.Context, update *protocol.Update, key protocol.PublishKey) (protocol.EventID, error)
 	// Ready returns why updates cannot be appended and heard of now.
 	Ready() error
 }

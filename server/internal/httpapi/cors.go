@@ -17,7 +17,7 @@ func (a *api) cors() func(http.Handler) http.Handler {
 	}
 	o := cors.Options{
 		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, methodQuery},
-		AllowedHeaders: []string{"Authorization", "Cache-Control", "Content-Type", "Last-Event-ID", "If-None-Match"},
+		AllowedHeaders: []string{"Authorization", "Cache-Control", "Content-Type", "Last-Event-ID", "If-None-Match", headerIdempotencyKey},
 		ExposedHeaders: []string{"Link", headerCursor, headerLegacyCursor, "WWW-Authenticate", "ETag", "Retry-After"},
 		MaxAge:         int((24 * time.Hour).Seconds()),
 	}

@@ -85,6 +85,11 @@ func problemOf(err error) *problem {
 			status: http.StatusServiceUnavailable, code: "overloaded", retry: retrySeconds, reason: err.Error(),
 			detail: "Too many publishes are waiting. Nothing was published; try again later.",
 		}
+	case errors.Is(err, eventlog.ErrKeyReused):
+		return &problem{
+			status: http.StatusUnprocessableEntity, code: "idempotency-key-reused",
+			detail: "The Idempotency-Key was used for another update within the last 24 hours. Nothing was published; what is not a retry needs a key of its own.",
+		}
 	case errors.Is(err, eventlog.ErrRejected):
 		return &problem{status: http.StatusInternalServerError, detail: "The database rejected the update; the reason was logged. Nothing was published."}
 	case errors.Is(err, eventlog.ErrUnavailable), errors.Is(err, eventlog.ErrClosed):

@@ -13,6 +13,9 @@ import (
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
 )
 
+// headerIdempotencyKey is of draft-ietf-httpapi-idempotency-key-header.
+const headerIdempotencyKey = "Idempotency-Key"
+
 const formMediaType = "application/x-www-form-urlencoded"
 
 // publish answers POST on the hub URL. The order of its checks is P-21.
@@ -25,6 +28,10 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 		return &auth.Error{Kind: auth.NoCredential, Reason: "publish request without a token"}
 	}
 	if err := requireForm(r); err != nil {
+		return err
+	}
+	key, err := protocol.ParseIdempotencyKey(r.Header.Values(headerIdempotencyKey))
+	if err != nil {
 		return err
 	}
 	body, err := a.readBody(w, r)
@@ -50,7 +57,13 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	}
 	// Not for as long as the client waits: it has sent everything, and one that
 	// closes its side of the connection may still read the answer.
-	id, err := a.Log.Append(context.WithoutCancel(r.Context()), update)
+	ctx := context.WithoutCancel(r.Context())
+	var id protocol.EventID
+	if key == "" {
+		id, err = a.Log.Append(ctx, update)
+	} else {
+		id, err = a.Log.AppendOnce(ctx, update, protocol.PublishKey{Issuer: grants.Issuer, Subject: grants.Subject, Key: key})
+	}
 	if err != nil {
 		return err
 	}

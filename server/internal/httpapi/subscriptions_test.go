@@ -68,6 +68,10 @@ type testLog struct{}
 func (testLog) Append(context.Context, *protocol.Update) (protocol.EventID, error) {
 	return "", errors.New("not in this test")
 }
+
+func (l testLog) AppendOnce(ctx context.Context, update *protocol.Update, _ protocol.PublishKey) (protocol.EventID, error) {
+	return l.Append(ctx, update)
+}
 func (testLog) Ready() error { return nil }
 
 // emptyHistory has no update.
