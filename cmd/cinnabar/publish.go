@@ -18,6 +18,7 @@ type publishCmd struct {
 	Type    string   `placeholder:"NAME" help:"Type of the event, message by default."`
 	ID      string   `name:"id" placeholder:"ID" help:"Id of the event. By default the hub makes one."`
 	Retry   *uint64  `placeholder:"MILLISECONDS" help:"How long clients shall wait before they reconnect."`
+	Key     string   `name:"idempotency-key" placeholder:"KEY" help:"Within 24 hours, publishing again with the same key is the same update."`
 	Data    *string  `arg:"" optional:"" help:"The data. Read from stdin if missing, without the newline at its end."`
 }
 
@@ -56,6 +57,9 @@ func (c *publishCmd) Run(ctx context.Context, a *app) error {
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
+	if c.Key != "" {
+		request.Header.Set("Idempotency-Key", quotedKey(c.Key))
+	}
 	client := newClient()
 	defer client.CloseIdleConnections()
 	response, err := client.Do(request)
@@ -72,6 +76,11 @@ func (c *publishCmd) Run(ctx context.Context, a *app) error {
 	}
 	_, err = fmt.Fprintln(a.stdout, printable(string(id)))
 	return err
+}
+
+// quotedKey is a string of a structured field (RFC 9651).
+func quotedKey(key string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`
 }
 
 func (c *publishCmd) form(a *app) (url.Values, error) {

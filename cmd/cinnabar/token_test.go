@@ -165,6 +165,13 @@ func TestTokenRoundTrip(t *testing.T) {
 	if r.stdout != "second\n" {
 		t.Errorf("publish printed %q", r.stdout)
 	}
+	var ids [3]string
+	for i, key := range []string{`one "key" \`, `one "key" \`, "two"} {
+		ids[i] = invoke(t, nil, "publish", "--hub", hub, "--token", publisher, "--topic=a", "--idempotency-key", key, "x").want(t, exitOK).stdout
+	}
+	if ids[0] != ids[1] || ids[0] == ids[2] {
+		t.Errorf("publish with two keys printed %q", ids)
+	}
 	both := invoke(t, legacy, "token", "--protocol=0.x", "--publish=*", "--subscribe=*").want(t, exitOK)
 	if both.stderr != "cinnabar: warning: publishers have another key here, so this token can be used to subscribe only; make two\n" {
 		t.Errorf("got %q", both.stderr)

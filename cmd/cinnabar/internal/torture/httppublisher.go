@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -43,16 +44,38 @@ func (p *httpPublisher) publish(ctx context.Context, stop <-chan struct{}) error
 		if !ok {
 			return nil
 		}
-		outcome := p.post(ctx, p.nodes[p.at%len(p.nodes)], first, p.patience())
-		p.ledger.settle(first, 1, outcome)
-		pause := time.Duration(p.random.Int64N(int64(20 * time.Millisecond)))
-		if outcome != acknowledged {
-			p.at++ // as a load balancer does
-			pause += afterFailure
+		request := p.request(first)
+		if p.random.IntN(2) == 0 {
+			request.key = strconv.FormatUint(uint64(first), 10)
 		}
-		sleepUntil(stop, pause)
+		p.ledger.begin(first, 1)
+		outcome := p.post(ctx, request, p.patience())
+		for request.key != "" && outcome != acknowledged && !isClosed(stop) && ctx.Err() == nil {
+			p.elsewhere(stop)
+			outcome = outcome.after(p.post(ctx, request, p.patience()))
+		}
+		p.ledger.settle(first, 1, outcome)
+		if outcome != acknowledged {
+			p.elsewhere(stop)
+		}
+		sleepUntil(stop, time.Duration(p.random.Int64N(int64(20*time.Millisecond))))
 	}
 	return nil
+}
+
+// elsewhere makes the next attempt go to another node, as a load balancer does.
+func (p *httpPublisher) elsewhere(stop <-chan struct{}) {
+	p.at++
+	sleepUntil(stop, afterFailure)
+}
+
+// after is what is known after another attempt with the same key: that nothing
+// was published says nothing about the attempt before.
+func (s state) after(next state) state {
+	if next == refused {
+		return s
+	}
+	return next
 }
 
 // patience is how long to wait for an answer. Some hang up early.
@@ -63,19 +86,33 @@ func (p *httpPublisher) patience() time.Duration {
 	return answerTimeout
 }
 
-// post publishes one update and returns what is known of it then.
-func (p *httpPublisher) post(ctx context.Context, n *node, number number, patience time.Duration) state {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// publishRequest is an update to publish, once or until it is acknowledged.
+type publishRequest struct {
+	form string
+	key  string // of a publish that may be repeated
+}
+
+func (p *httpPublisher) request(number number) publishRequest {
 	e, _ := p.ledger.at(number)
 	form := url.Values{"topic": topicSets[e.topics], "data": {payload(number, randomSize(p.random))}}
 	if e.private {
 		form.Set("private", "on")
 	}
-	p.ledger.begin(number, 1)
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.URL(), strings.NewReader(form.Encode()))
+	return publishRequest{form: form.Encode()}
+}
+
+// post sends a request to the next node and returns what is known of the update
+// then.
+func (p *httpPublisher) post(ctx context.Context, r publishRequest, patience time.Duration) state {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	n := p.nodes[p.at%len(p.nodes)]
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.URL(), strings.NewReader(r.form))
 	if err != nil {
 		return refused
+	}
+	if r.key != "" {
+		request.Header.Set("Idempotency-Key", strconv.Quote(r.key))
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Authorization", "Bearer "+p.tokens.publisher)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -176,6 +177,9 @@ func (t *transaction) add(random *rand.Rand) {
 
 // execute runs a transaction and returns what became of it.
 func (p *sqlPublisher) execute(ctx context.Context, stop <-chan struct{}, t transaction, first number) state {
+	if t.ending == autocommit && t.statements[0].way == byFunction {
+		return p.publishOnce(ctx, stop, t.rows[0], first)
+	}
 	if t.ending == autocommit {
 		return p.outcomeOfStatement(p.insert(ctx, t.statements[0], t.rows, first))
 	}
@@ -196,6 +200,36 @@ func (p *sqlPublisher) execute(ctx context.Context, stop <-chan struct{}, t tran
 		return rolledBack
 	}
 	return p.finish(ctx, t.ending, first)
+}
+
+// publishOnce calls mercure.publish with a key, and again as long as it is not
+// known whether that was committed.
+func (p *sqlPublisher) publishOnce(ctx context.Context, stop <-chan struct{}, r row, first number) state {
+	data, key := payload(first, randomSize(p.random)), strconv.FormatUint(uint64(first), 10)
+	p.ledger.begin(first, 1)
+	for outcome := rolledBack; ; {
+		_, err := p.exec(ctx, "SELECT mercure.publish($1::text[], $2, $3, idempotency_key => $4)", topicSets[r.topics], data, r.private, key)
+		switch p.outcomeOfStatement(err) {
+		case acknowledged:
+			return acknowledged
+		case unknown:
+			outcome = unknown
+		}
+		if outcome == rolledBack || !p.reconnect(ctx, stop) {
+			return outcome
+		}
+	}
+}
+
+// reconnect waits for a connection; false: it is time to stop.
+func (p *sqlPublisher) reconnect(ctx context.Context, stop <-chan struct{}) bool {
+	for !isClosed(stop) && ctx.Err() == nil {
+		sleepUntil(stop, afterFailure)
+		if p.connect(ctx) {
+			return true
+		}
+	}
+	return false
 }
 
 // runStatement runs a statement, within a savepoint if it is to be undone.

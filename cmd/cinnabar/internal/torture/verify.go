@@ -30,10 +30,12 @@ func (r *run) mark(ctx context.Context, announce func(number)) (marks []number, 
 	defer cancel()
 	p := newHTTPPublisher(r, -1)
 	defer p.client.CloseIdleConnections()
-	for at := 0; ; at++ {
+	for p.at = 0; ; p.at++ {
 		n := r.ledger.openMark()
 		announce(n)
-		outcome := p.post(ctx, r.nodes[at%len(r.nodes)], n, answerTimeout)
+		request := p.request(n)
+		r.ledger.begin(n, 1)
+		outcome := p.post(ctx, request, answerTimeout)
 		r.ledger.settle(n, 1, outcome)
 		marks = append(marks, n)
 		if outcome == acknowledged {
