@@ -12,8 +12,8 @@ import (
 // DefaultConfig returns it with the defaults; a Config that was not made from
 // it lacks them.
 type Config struct {
-	DatabaseURL Secret `name:"database-url" setting:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL 15 or later with UTF8 encoding, as a connection string. \"private\" starts a PostgreSQL of its own from the installed binaries and keeps its data in the user's data directory."`
-	ListenURL   Secret `name:"database-listen-url" setting:"MERCURE_DATABASE_LISTEN_URL" placeholder:"URL" help:"Direct address of the same database for LISTEN and migrations, when DATABASE_URL goes through a transaction pooler."`
+	DatabaseURL Secret `name:"database-url" setting:"DATABASE_URL" reload:"password" placeholder:"URL" help:"PostgreSQL 15 or later with UTF8 encoding, as a connection string. \"private\" starts a PostgreSQL of its own from the installed binaries and keeps its data in the user's data directory."`
+	ListenURL   Secret `name:"database-listen-url" setting:"MERCURE_DATABASE_LISTEN_URL" reload:"password" placeholder:"URL" help:"Direct address of the same database for LISTEN and migrations, when DATABASE_URL goes through a transaction pooler."`
 	Migrate     Switch `name:"migrate" setting:"MERCURE_MIGRATE" default:"on" placeholder:"on|off" help:"Migrate the database on start. With off, the hub refuses to start with a schema that does not fit."`
 	Addr        string `name:"addr" setting:"MERCURE_ADDR" default:":3000" placeholder:"HOST:PORT" help:"Where the hub listens."`
 

@@ -6,11 +6,13 @@ import (
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/auth"
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
+	"github.com/cinnabar-hub/cinnabar/server/internal/eventlog"
 )
 
 // Reload takes over the settings that say whose tokens count, and reads the
 // JWK sets again. Streams whose key is no longer among them end; the others do
-// not notice.
+// not notice. Connections to the database that are made from now on use the
+// passwords that its addresses have now.
 //
 // Every other setting stays as it was: ignored names those that differ, which
 // a restart would apply. An error names every problem; nothing has changed
@@ -26,7 +28,8 @@ func (s *Server) Reload(ctx context.Context, config Config) (ignored []string, e
 		field := to.Type().Field(i)
 		switch variable := field.Tag.Get("setting"); {
 		case variable == "":
-		case field.Tag.Get("reload") == "yes":
+		case field.Tag.Get("reload") == "yes",
+			field.Tag.Get("reload") == "password" && eventlog.SameButPassword(from.Field(i).String(), to.Field(i).String()):
 			to.Field(i).Set(from.Field(i))
 		case !from.Field(i).Equal(to.Field(i)):
 			ignored = append(ignored, variable)
@@ -40,6 +43,9 @@ func (s *Server) Reload(ctx context.Context, config Config) (ignored []string, e
 		s.logger.Warn("configuration", "warning", warning)
 	}
 	s.reloaded = merged
+	if log := s.log.Load(); log != nil {
+		log.UsePasswords(string(merged.DatabaseURL), string(merged.ListenURL))
+	}
 	s.trust.Store(&parsed.trust)
 	s.keySets.use(parsed.keySets)
 	s.keySets.reload(ctx)

@@ -61,6 +61,8 @@ type Server struct {
 	reloadMu sync.Mutex
 	reloaded Config // guarded by reloadMu
 
+	// log is where updates are, once the hub runs.
+	log atomic.Pointer[eventlog.Log]
 	// broadcaster has the streams, once the hub runs.
 	broadcaster atomic.Pointer[broadcast.Broadcaster]
 }
@@ -112,6 +114,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	s.log.Store(log)
 
 	broadcaster := broadcast.New(broadcast.Config{
 		History: history{log}, Beginning: history{log}, TailBytes: int(s.config.TailBytes),

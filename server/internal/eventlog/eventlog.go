@@ -128,6 +128,7 @@ type Log struct {
 	node    string // random, names this process's channel
 
 	primaries *timelines
+	passwords passwords
 
 	health  health
 	reads   chan struct{} // counts readers of pages, see Config.MaxConnections
@@ -199,15 +200,9 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	setDefault(poolConfig.ConnConfig.RuntimeParams, "application_name", "cinnabar")
 	primaries := new(timelines)
 	primaries.fence(&poolConfig.ConnConfig.Config)
-	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
-	if err != nil {
-		return nil, fmt.Errorf("open the connection pool: %w", err)
-	}
 	l := &Log{
 		config:          config,
 		logger:          config.Logger,
-		pool:            pool,
-		queries:         db.New(pool),
 		primaries:       primaries,
 		node:            uuid.NewString(),
 		reads:           make(chan struct{}, max(1, config.MaxConnections-5-maxLookups)),
@@ -222,6 +217,14 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 		probe:           make(chan struct{}, 1),
 		probeHeard:      make(chan string, 1),
 	}
+	poolConfig.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		l.passwords.pool.apply(&c.Config)
+		return nil
+	}
+	if l.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
+		return nil, fmt.Errorf("open the connection pool: %w", err)
+	}
+	l.queries = db.New(l.pool)
 	l.listenerUp = sync.OnceFunc(l.partStarted)
 	l.starting.Store(3)
 	l.policies.Store(new(policySet))
@@ -229,7 +232,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	l.queue.maxBytes = config.QueueBytes
 	l.queue.wake = make(chan struct{}, 1)
 	if err := l.check(ctx); err != nil {
-		pool.Close()
+		l.pool.Close()
 		return nil, err
 	}
 	return l, nil

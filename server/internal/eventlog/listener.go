@@ -102,6 +102,7 @@ func (l *Log) listen(ctx context.Context) error {
 	}
 	setDefault(config.RuntimeParams, "application_name", "cinnabar listener")
 	l.primaries.fence(&config.Config)
+	l.passwords.listener.apply(&config.Config)
 	config.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { l.heard(n) }
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
