@@ -73,7 +73,7 @@ CREATE TRIGGER ring_doorbell AFTER INSERT ON mercure.outbox
     )
     EXECUTE FUNCTION mercure.ring_doorbell();
 
--- These are one expression each, which the planner puts in the place of a call.
+-- One expression, which the planner puts in the place of a call.
 CREATE OR REPLACE FUNCTION mercure.publish(
     topic text, data text DEFAULT NULL, private boolean DEFAULT false,
     type text DEFAULT NULL, retry bigint DEFAULT NULL, id text DEFAULT NULL
@@ -81,43 +81,13 @@ CREATE OR REPLACE FUNCTION mercure.publish(
     LANGUAGE sql VOLATILE
     RETURN mercure.publish(ARRAY[topic], data, private, type, retry, id);
 
-CREATE FUNCTION mercure.publish(
-    topic text, data jsonb, private boolean DEFAULT false,
-    type text DEFAULT NULL, retry bigint DEFAULT NULL, id text DEFAULT NULL
-) RETURNS text
-    LANGUAGE sql VOLATILE
-    RETURN mercure.publish(ARRAY[topic], data::text, private, type, retry, id);
-
-CREATE FUNCTION mercure.publish(
-    topic text, data json, private boolean DEFAULT false,
-    type text DEFAULT NULL, retry bigint DEFAULT NULL, id text DEFAULT NULL
-) RETURNS text
-    LANGUAGE sql VOLATILE
-    RETURN mercure.publish(ARRAY[topic], data::text, private, type, retry, id);
-
-CREATE FUNCTION mercure.publish(
-    topics text[], data jsonb, private boolean DEFAULT false,
-    type text DEFAULT NULL, retry bigint DEFAULT NULL, id text DEFAULT NULL
-) RETURNS text
-    LANGUAGE sql VOLATILE
-    RETURN mercure.publish(topics, data::text, private, type, retry, id);
-
-CREATE FUNCTION mercure.publish(
-    topics text[], data json, private boolean DEFAULT false,
-    type text DEFAULT NULL, retry bigint DEFAULT NULL, id text DEFAULT NULL
-) RETURNS text
-    LANGUAGE sql VOLATILE
-    RETURN mercure.publish(topics, data::text, private, type, retry, id);
-
 -- +goose StatementBegin
 DO $$
 DECLARE
     statement text;
     grants CONSTANT text[] := ARRAY[
         'GRANT SELECT ON SEQUENCE mercure.doorbell TO mercure_publisher',
-        'GRANT EXECUTE ON FUNCTION mercure.is_ordinary_update(text[], text, text, text), '
-            'mercure.publish(text, jsonb, boolean, text, bigint, text), mercure.publish(text, json, boolean, text, bigint, text), '
-            'mercure.publish(text[], jsonb, boolean, text, bigint, text), mercure.publish(text[], json, boolean, text, bigint, text) TO mercure_publisher'
+        'GRANT EXECUTE ON FUNCTION mercure.is_ordinary_update(text[], text, text, text) TO mercure_publisher'
     ];
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mercure_publisher') THEN
@@ -137,10 +107,6 @@ INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (9, 1);
 -- +goose Down
 SET LOCAL lock_timeout = '10s';
 DELETE FROM mercure.schema_version WHERE version = 9;
-DROP FUNCTION mercure.publish(text, jsonb, boolean, text, bigint, text);
-DROP FUNCTION mercure.publish(text, json, boolean, text, bigint, text);
-DROP FUNCTION mercure.publish(text[], jsonb, boolean, text, bigint, text);
-DROP FUNCTION mercure.publish(text[], json, boolean, text, bigint, text);
 DROP TRIGGER ring_doorbell ON mercure.outbox;
 CREATE TRIGGER ring_doorbell AFTER INSERT ON mercure.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION mercure.ring_doorbell();

@@ -14,20 +14,22 @@ func TestPublishForms(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t).Pool(t)
 	for call, want := range map[string]string{
-		`'a'`:                                    `{a}|null|f|null|null`,
-		`'a', 'x'`:                               `{a}|x|f|null|null`,
-		`'a', NULL`:                              `{a}|null|f|null|null`,
-		`topic => 'a', data => 'x'`:              `{a}|x|f|null|null`,
-		`'a', '{"b": 1}'::jsonb`:                 `{a}|{"b": 1}|f|null|null`,
-		`'a', '{"b":1}'::json, private => true`:  `{a}|{"b":1}|t|null|null`,
-		`'a', to_jsonb(17)`:                      `{a}|17|f|null|null`,
-		`'a', jsonb_build_object('b', NULL)`:     `{a}|{"b": null}|f|null|null`,
-		`'a', NULL::jsonb`:                       `{a}|null|f|null|null`,
-		`ARRAY['a', 'b'], 'x'`:                   `{a,b}|x|f|null|null`,
-		`topics => '{a,b}', data => '1'::jsonb`:  `{a,b}|1|f|null|null`,
-		`'{a,b}'::text[], row_to_json(row(1))`:   `{a,b}|{"f1":1}|f|null|null`,
-		`'a', 'x', true, 't', 5000`:              `{a}|x|t|t|5000`,
-		`'a', '1'::jsonb, true, 't', 5000, 'my'`: `{a}|1|t|t|5000`,
+		`'a'`:                                           `{a}|null|f|null|null`,
+		`'a', 'x'`:                                      `{a}|x|f|null|null`,
+		`'a', NULL`:                                     `{a}|null|f|null|null`,
+		`topic => 'a', data => 'x'`:                     `{a}|x|f|null|null`,
+		`'a', '{"b": 1}'::jsonb`:                        `{a}|{"b": 1}|f|null|null`,
+		`'a', '{"b":1}'::json, private => true`:         `{a}|{"b":1}|t|null|null`,
+		`'a', to_jsonb(17)`:                             `{a}|17|f|null|null`,
+		`'a', jsonb_build_object('b', NULL)`:            `{a}|{"b": null}|f|null|null`,
+		`'a', NULL::jsonb`:                              `{a}|null|f|null|null`,
+		`ARRAY['a', 'b'], 'x'`:                          `{a,b}|x|f|null|null`,
+		`topics => '{a,b}', data => '1'::jsonb`:         `{a,b}|1|f|null|null`,
+		`'{a,b}'::text[], row_to_json(row(1))`:          `{a,b}|{"f1":1}|f|null|null`,
+		`'a', 'x', true, 't', 5000`:                     `{a}|x|t|t|5000`,
+		`'a', '1'::jsonb, true, 't', 5000, 'my'`:        `{a}|1|t|t|5000`,
+		`'a', '1'::jsonb, idempotency_key => 'k'`:       `{a}|1|f|null|null`,
+		`ARRAY['a'], '1'::json, idempotency_key => 'k'`: `{a}|1|f|null|null`,
 	} {
 		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 			var id, stored, got string

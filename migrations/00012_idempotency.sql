@@ -466,18 +466,41 @@ END
 $$;
 -- +goose StatementEnd
 
--- +goose StatementBegin
+-- These are one expression each, which the planner puts in the place of a call.
 CREATE FUNCTION mercure.publish(
     topic text, data text DEFAULT NULL, private boolean DEFAULT false,
     type text DEFAULT NULL, retry bigint DEFAULT NULL, id varchar DEFAULT NULL, idempotency_key text DEFAULT NULL
 ) RETURNS text
-    LANGUAGE plpgsql VOLATILE
-AS $$
-BEGIN
+    LANGUAGE sql VOLATILE
     RETURN mercure.publish(ARRAY[topic], data, private, type, retry, id, idempotency_key);
-END
-$$;
--- +goose StatementEnd
+
+CREATE FUNCTION mercure.publish(
+    topic text, data jsonb, private boolean DEFAULT false,
+    type text DEFAULT NULL, retry bigint DEFAULT NULL, id varchar DEFAULT NULL, idempotency_key text DEFAULT NULL
+) RETURNS text
+    LANGUAGE sql VOLATILE
+    RETURN mercure.publish(ARRAY[topic], data::text, private, type, retry, id, idempotency_key);
+
+CREATE FUNCTION mercure.publish(
+    topic text, data json, private boolean DEFAULT false,
+    type text DEFAULT NULL, retry bigint DEFAULT NULL, id varchar DEFAULT NULL, idempotency_key text DEFAULT NULL
+) RETURNS text
+    LANGUAGE sql VOLATILE
+    RETURN mercure.publish(ARRAY[topic], data::text, private, type, retry, id, idempotency_key);
+
+CREATE FUNCTION mercure.publish(
+    topics text[], data jsonb, private boolean DEFAULT false,
+    type text DEFAULT NULL, retry bigint DEFAULT NULL, id varchar DEFAULT NULL, idempotency_key text DEFAULT NULL
+) RETURNS text
+    LANGUAGE sql VOLATILE
+    RETURN mercure.publish(topics, data::text, private, type, retry, id, idempotency_key);
+
+CREATE FUNCTION mercure.publish(
+    topics text[], data json, private boolean DEFAULT false,
+    type text DEFAULT NULL, retry bigint DEFAULT NULL, id varchar DEFAULT NULL, idempotency_key text DEFAULT NULL
+) RETURNS text
+    LANGUAGE sql VOLATILE
+    RETURN mercure.publish(topics, data::text, private, type, retry, id, idempotency_key);
 
 -- Functions with the old parameters, but no defaults, are there for those who
 -- name them so, in grants foremost. A call with all of these could mean either
@@ -543,7 +566,10 @@ DECLARE
         'GRANT INSERT (idempotency_key) ON mercure.outbox TO mercure_publisher',
         'GRANT SELECT ON mercure.own_publish_keys TO mercure_publisher',
         'GRANT EXECUTE ON FUNCTION mercure.publish(text, text, boolean, text, bigint, varchar, text), '
-            'mercure.publish(text[], text, boolean, text, bigint, varchar, text), mercure.check_idempotency_key(text), '
+            'mercure.publish(text[], text, boolean, text, bigint, varchar, text), '
+            'mercure.publish(text, jsonb, boolean, text, bigint, varchar, text), mercure.publish(text, json, boolean, text, bigint, varchar, text), '
+            'mercure.publish(text[], jsonb, boolean, text, bigint, varchar, text), mercure.publish(text[], json, boolean, text, bigint, varchar, text), '
+            'mercure.check_idempotency_key(text), '
             'mercure.keys_valid_after(), mercure.publish_key_hash(text, text), '
             'mercure.publish_fingerprint(text[], text, boolean, text, bigint, text), mercure.id_of_key(text, text) TO mercure_publisher'
     ];
@@ -559,11 +585,15 @@ END
 $$;
 -- +goose StatementEnd
 
-INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (11, 1);
+INSERT INTO mercure.schema_version (version, oldest_hub) VALUES (12, 1);
 
 -- +goose Down
 SET LOCAL lock_timeout = '10s';
-DELETE FROM mercure.schema_version WHERE version = 11;
+DELETE FROM mercure.schema_version WHERE version = 12;
+DROP FUNCTION mercure.publish(text, jsonb, boolean, text, bigint, varchar, text);
+DROP FUNCTION mercure.publish(text, json, boolean, text, bigint, varchar, text);
+DROP FUNCTION mercure.publish(text[], jsonb, boolean, text, bigint, varchar, text);
+DROP FUNCTION mercure.publish(text[], json, boolean, text, bigint, varchar, text);
 DROP FUNCTION mercure.publish(text, text, boolean, text, bigint, text);
 DROP FUNCTION mercure.publish(text[], text, boolean, text, bigint, text);
 DROP FUNCTION mercure.publish(text, text, boolean, text, bigint, varchar, text);
