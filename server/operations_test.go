@@ -118,6 +118,8 @@ func TestRolesHaveTheRightsTheyNeed(t *testing.T) {
 	for _, sql := range []string{ // what a hub does now and then
 		"SELECT mercure.forget_batches('1 hour', 1)", "SELECT mercure.forget_publish_keys(1)", "SELECT mercure.empty_hub_events('1 hour', 1)",
 		"SELECT mercure.end_node(gen_random_uuid(), NULL, 1, 1)", "SELECT mercure.fence_batch(gen_random_uuid())",
+		"SELECT mercure.apply_policies('1 minute', 1)", "SELECT mercure.retain(NULL, 1, NULL, '1 minute', 1)",
+		"SELECT FROM mercure.policies", "SELECT FROM mercure.redactions", "SELECT FROM mercure.history",
 	} {
 		statement(t, hubConn, sql)
 	}
