@@ -137,7 +137,10 @@ func (f *publishFields) update(hub *HubURL) (*Update, error) {
 		return nil, &FieldError{Field: "topic", Problem: "is missing; name at least one topic"}
 	}
 	u := &Update{Topics: make([]string, 0, len(f.topics)), Data: f.data, Private: f.private}
-	known := make(map[string]struct{}, len(f.topics))
+	var known map[string]struct{}
+	if len(f.topics) > 1 {
+		known = make(map[string]struct{}, len(f.topics))
+	}
 	for i, topic := range f.topics {
 		if _, ok := known[topic]; ok {
 			continue
@@ -146,7 +149,9 @@ func (f *publishFields) update(hub *HubURL) (*Update, error) {
 			err.Index = i + 1
 			return nil, err
 		}
-		known[topic] = struct{}{}
+		if known != nil {
+			known[topic] = struct{}{}
+		}
 		u.Topics = append(u.Topics, topic)
 	}
 	// Empty optional fields count as absent. Spec: P-4, Q-12

@@ -109,16 +109,26 @@ func FuzzReserved(f *testing.F) {
 		"/.well-known/mercure", "mercure/x", "", "?x", "../.well-known/mercure", "/.well-known/%6Dercure", "/%2Ewell-known/x/%2e%2e/mercure",
 		`\.well-known\mercure`, "/.well-known/mercure%2Fx", "/.well-known/%256Dercure", "/.well-known//mercure", "https://a.example/.well-known/mercure#x",
 		" /.well-known/mercure ", "/.well-known/mercure/../other", "/.well-known/mercure/%2E", "/a%20b/../.well-known/mercure/\u00E9",
-		"/.well-known/mercur%65/" + strings.Repeat("%2e%2e/", 3),
+		"/.well-known/mercur%65/" + strings.Repeat("%2e%2e/", 3), "https:", "https:/", "https://", "https:?x", "https:a", "https:a/", "a", "a/", "a//", "b/?x",
+		"//", "//a", "//a//", `\\\\a`, "..", "../a", "a/..", "hub", "x:", "x:a", "https:a:1", "//[", "#a", "a#", "/a?", " a ", "a\u00A0", "HTTPS:?", "hub/hub",
 	} {
 		f.Add(seed)
 	}
 	hub := mustHub(f, defaultHub)
+	hubs := []*HubURL{
+		hub, mustHub(f, "http://localhost/"), mustHub(f, "https://a.example/hub/hub"), mustHub(f, "https://a.example/a/"),
+		mustHub(f, "https://a.example/a%2Fb/c"), mustHub(f, "https://a.example/x/a"), mustHub(f, "https://a.example/%68ub"),
+	}
 	f.Fuzz(func(t *testing.T, topic string) {
 		if ValidateTopic(topic) != nil {
 			return
 		}
 		got := hub.Reserved(topic)
+		for _, other := range hubs {
+			if fast, slow := other.Reserved(topic), other.reservedByParsing(topic); fast != slow {
+				t.Fatalf("under %s: Reserved(%q) = %t, but parsed it is %t", other, topic, fast, slow)
+			}
+		}
 		if want, ok := reservedByHand(hub.Path(), topic); ok && got != want {
 			t.Fatalf("Reserved(%q) = %t, want %t", topic, got, want)
 		}
