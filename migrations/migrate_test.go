@@ -385,7 +385,7 @@ func TestOwnerMayNotCreateRoles(t *testing.T) {
 	printed := log.String()
 	create := regexp.MustCompile(`CREATE ROLE [^;]+;`).FindString(printed)
 	grants := regexp.MustCompile(`GRANT [^;]+;`).FindAllString(printed, -1)
-	if create == "" || len(grants) != 11 {
+	if create == "" || len(grants) != 12 {
 		t.Fatalf("printed %s", printed)
 	}
 	run := func(url string, statements ...string) {

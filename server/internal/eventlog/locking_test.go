@@ -93,13 +93,12 @@ func TestWhatCommitsDuringADrainIsNew(t *testing.T) {
 				t.Fatal(err)
 			}
 			// The look takes as long as the test wants it to.
-			exec(t, pool, `ALTER FUNCTION mercure.outbox_waiting(text) RENAME TO really_waiting;
-				CREATE FUNCTION mercure.outbox_waiting(state text) RETURNS boolean LANGUAGE plpgsql AS $$
-				DECLARE
-					waiting CONSTANT boolean := mercure.really_waiting(state);
+			exec(t, pool, `ALTER FUNCTION mercure.log_state(text, text) RENAME TO real_log_state;
+				CREATE FUNCTION mercure.log_state(state text, run text, OUT head bigint, OUT last_given bigint, OUT complete text, OUT waiting boolean)
+				LANGUAGE plpgsql AS $$
 				BEGIN
+					SELECT s.* INTO head, last_given, complete, waiting FROM mercure.real_log_state(state, run) AS s;
 					PERFORM pg_advisory_xact_lock(1);
-					RETURN waiting;
 				END $$`)
 			holder, err := pool.Begin(t.Context())
 			if err != nil {
