@@ -17,8 +17,14 @@ import (
 // How often the outbox is looked at. A poll of an empty one takes no lock; a
 // rung bell costs the inserting transaction a NOTIFY.
 const (
-	// While rows keep coming, the leader polls.
+	// While rows keep coming, the leader polls this often, from one beginning to
+	// the next, so that how long a drain takes does not add to what rows wait.
 	pollInterval = 5 * time.Millisecond
+	// But the pause is at least as many times as long as the drain before it: on
+	// a machine that has no time left, applications get it. What waits longer is
+	// moved together, which costs less a row.
+	pausesPerDrain = 4
+	maxPollPause   = 50 * time.Millisecond
 	// After this long without a row it arms the doorbell and sleeps.
 	silenceBeforeSleep = 500 * time.Millisecond
 	// A sleeping leader, and every other node, looks this often regardless: a
@@ -78,25 +84,31 @@ func (l *Log) runWriter(ctx context.Context) error {
 	}
 }
 
-// scheduleDrain says when to look at the outbox again, unless the bell rings.
-func (w *writer) scheduleDrain() {
+// scheduleDrain says when to look at the outbox again after a look that began at
+// a time, unless the bell rings.
+func (w *writer) scheduleDrain(began time.Time) {
 	wait := fallbackInterval - time.Duration(rand.Int64N(int64(fallbackInterval/5)))
 	switch {
 	case w.failures > 0:
 		wait = backoff(w.failures)
 	case !w.leader.Load():
 	case w.bellSilent:
-		wait = 2 * pollInterval
+		wait = pollPause(2*pollInterval, time.Since(began))
 	case !w.armed:
-		wait = pollInterval
+		wait = pollPause(pollInterval, time.Since(began))
 	}
 	w.nextDrain = time.Now().Add(wait)
+}
+
+// pollPause is from the end of a drain to the beginning of the next.
+func pollPause(interval, took time.Duration) time.Duration {
+	return max(interval-took, min(pausesPerDrain*took, maxPollPause))
 }
 
 // drain moves what applications committed into the log, and as leader decides
 // between polling and sleeping.
 func (w *writer) drain(ctx context.Context) {
-	defer w.scheduleDrain()
+	defer w.scheduleDrain(time.Now())
 	if err := w.prepareDrain(ctx); err != nil {
 		w.drainFailed(err)
 		return
