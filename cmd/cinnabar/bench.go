@@ -29,7 +29,7 @@ type benchCmd struct {
 	DatabaseURL     server.Secret `name:"database-url" placeholder:"URL" help:"The database of the hub, to publish from SQL."`
 	PID             []int         `name:"pid" placeholder:"PID" help:"Process of the hub, if it runs on this machine: its processor time and memory are measured; repeatable."`
 	Setting         []string      `sep:"none" placeholder:"NAME=VALUE" help:"Setting of the hub of this program; repeatable."`
-	Compare         string        `placeholder:"URL" help:"Measure another hub as well, in turn, and print how many times more the first one does."`
+	Compare         string        `placeholder:"URL|floor" help:"Measure another hub as well, in turn, and print how many times more the first one does; or the floor, a bare loop of write calls."`
 	CompareToken    server.Secret `placeholder:"TOKEN" help:"Token for it. By default one made with the same key."`
 	CompareDialect  string        `enum:"1.0,0.x" default:"1.0" placeholder:"1.0|0.x" help:"Its dialect."`
 	ComparePID      []int         `name:"compare-pid" placeholder:"PID" help:"Its processes."`
@@ -68,6 +68,8 @@ Examples:
     cinnabar bench fanout --streams 1000
 
     cinnabar bench fanout --streams 10000 --rate 5 --hub http://127.0.0.1:3000/.well-known/mercure --dev
+
+    cinnabar bench fanout --rate 50 --compare floor
 
     cinnabar bench publish connect --dialect 0.x --hub https://hub.example.com/.well-known/mercure --key-file secret.txt \
       --compare https://other.example.com/.well-known/mercure --compare-dialect 0.x`)
@@ -120,6 +122,9 @@ func (c *benchCmd) config(a *app) (config bench.Config, err error) {
 			config.Own.Environ = append(config.Own.Environ, name+"="+value)
 		}
 	}
+	if c.Compare == floor {
+		config.Floor = &bench.Floor{Program: program}
+	}
 	if config.Targets, err = c.targets(); err != nil {
 		return config, err
 	}
@@ -131,7 +136,7 @@ func (c *benchCmd) config(a *app) (config bench.Config, err error) {
 func (c *benchCmd) scenarios(config bench.Config) (names []string) {
 	haveDatabases := !slices.ContainsFunc(config.Targets, func(t bench.Target) bool { return t.DatabaseURL == "" })
 	for _, s := range bench.Scenarios() {
-		all := len(c.Scenario) == 0 && (s.Name != "sql" || haveDatabases)
+		all := len(c.Scenario) == 0 && (s.Name != "sql" || haveDatabases) && (s.Floor || c.Compare != floor)
 		if all || slices.Contains(c.Scenario, s.Name) {
 			names = append(names, s.Name)
 		}
@@ -152,7 +157,14 @@ func (c *benchCmd) check(a *app) error {
 			return &usageError{reason: fmt.Sprintf("%q is no scenario; there are %s", name, strings.Join(names, ", "))}
 		}
 	}
-	for _, address := range append(slices.Clone(c.Hub), c.Compare) {
+	if err := c.checkFloor(); err != nil {
+		return err
+	}
+	addresses := slices.Clone(c.Hub)
+	if c.Compare != floor {
+		addresses = append(addresses, c.Compare)
+	}
+	for _, address := range addresses {
 		u, err := url.Parse(address)
 		if address != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 			return &usageError{reason: fmt.Sprintf("%q is not the http or https URL of a hub", address)}
@@ -187,6 +199,32 @@ func (c *benchCmd) check(a *app) error {
 	return nil
 }
 
+// floor is what --compare calls a loop of write calls.
+const floor = "floor"
+
+// checkFloor refuses what a loop of write calls does not have.
+func (c *benchCmd) checkFloor() error {
+	if c.Compare != floor {
+		return nil
+	}
+	if c.CompareToken != "" || len(c.ComparePID) > 0 || c.CompareDatabase != "" {
+		return &usageError{reason: "--compare-token, --compare-pid and --compare-database-url are for a hub, not for --compare floor"}
+	}
+	var names []string
+	for _, s := range bench.Scenarios() {
+		if s.Floor {
+			names = append(names, s.Name)
+		}
+	}
+	for _, name := range c.Scenario {
+		if !slices.Contains(names, name) {
+			return &usageError{reason: fmt.Sprintf("%s cannot be compared with the floor, which sends every update to every stream; %s can",
+				name, strings.Join(names, ", "))}
+		}
+	}
+	return nil
+}
+
 // targets are the hubs that were given.
 func (c *benchCmd) targets() (targets []bench.Target, err error) {
 	if len(c.Hub) > 0 {
@@ -199,7 +237,7 @@ func (c *benchCmd) targets() (targets []bench.Target, err error) {
 		}
 		targets = append(targets, t)
 	}
-	if c.Compare != "" {
+	if c.Compare != "" && c.Compare != floor {
 		t := bench.Target{
 			Name: c.Compare, URLs: []string{c.Compare}, Dialect: bench.Dialect(c.CompareDialect), PIDs: c.ComparePID,
 			DatabaseURL: string(c.CompareDatabase), PublishToken: string(c.CompareToken), SubscribeToken: string(c.CompareToken),
@@ -270,4 +308,12 @@ type benchStreamsCmd struct{}
 // Run is called by kong.
 func (*benchStreamsCmd) Run(ctx context.Context, a *app) error {
 	return bench.HoldStreams(ctx, a.stdin, a.stdout)
+}
+
+// benchFloorCmd is what bench compares hubs with.
+type benchFloorCmd struct{}
+
+// Run is called by kong.
+func (*benchFloorCmd) Run(ctx context.Context, a *app) error {
+	return bench.ServeFloor(ctx, a.stderr)
 }

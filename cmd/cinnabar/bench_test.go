@@ -53,6 +53,7 @@ func TestBench(t *testing.T) {
 		"0.x":                          {"fanout", "topics", "patterns", "connect", "--dialect=0.x"},
 		"several processes":            {"fanout", "topics", "replay", "--processes=3"},
 		"goroutines":                   {"fanout", "patterns", "replay", "--portable"},
+		"floor":                        {"idle", "connect", "fanout", "--compare=floor", "--rounds=1"},
 		"at a rate":                    {"fanout", "--rate=100"},
 		"more publishers than streams": {"topics", "--publishers=20"},
 	} {
@@ -60,6 +61,9 @@ func TestBench(t *testing.T) {
 			t.Parallel()
 			report := readReport(t, startProcess(t, nil, append(slices.Clone(small), flags...)...))
 			if flags == nil && len(report.Results) != 13 {
+				t.Errorf("%d results", len(report.Results))
+			}
+			if name == "floor" && len(report.Results) != 6 {
 				t.Errorf("%d results", len(report.Results))
 			}
 			for _, r := range report.Results {
@@ -127,14 +131,17 @@ func TestBenchUsage(t *testing.T) {
 	}
 	const hub = "--hub=http://127.0.0.1:1/"
 	for want, args := range map[string][]string{
-		`cinnabar: "speed" is no scenario; there are idle, connect, fanout,`:    {"speed"},
-		"cinnabar: --streams: must be 0 or more":                                {"--streams=-1"},
-		"cinnabar: --size: must be 64 or more":                                  {"--size=1"},
-		"cinnabar: --duration: must be more than 0s":                            {"--duration=0s"},
-		"cinnabar: --pid, --database-url and --dev are for a hub that is given": {"--pid=1"},
-		"cinnabar: --setting is for the hub of this program":                    {hub, "--setting=A=B"},
-		`cinnabar: "ftp://x" is not the http or https URL of a hub`:             {"--hub=ftp://x"},
-		"cinnabar: --issuer is missing: tokens of protocol 1.0 need it":         {hub, "--key=x"},
+		`cinnabar: "speed" is no scenario; there are idle, connect, fanout,`:                                                      {"speed"},
+		"cinnabar: --streams: must be 0 or more":                                                                                  {"--streams=-1"},
+		"cinnabar: --size: must be 64 or more":                                                                                    {"--size=1"},
+		"cinnabar: --duration: must be more than 0s":                                                                              {"--duration=0s"},
+		"cinnabar: --pid, --database-url and --dev are for a hub that is given":                                                   {"--pid=1"},
+		"cinnabar: --setting is for the hub of this program":                                                                      {hub, "--setting=A=B"},
+		`cinnabar: topics cannot be compared with the floor, which sends every update to every stream; idle, connect, fanout can`: {"fanout", "topics", "--compare=floor"},
+		"cinnabar: --compare-token, --compare-pid and --compare-database-url are for a hub":                                       {"--compare=floor", "--compare-pid=1"},
+		`cinnabar: "floor" is not the http or https URL of a hub`:                                                                 {"--hub=floor"},
+		`cinnabar: "ftp://x" is not the http or https URL of a hub`:                                                               {"--hub=ftp://x"},
+		"cinnabar: --issuer is missing: tokens of protocol 1.0 need it":                                                           {hub, "--key=x"},
 	} {
 		if r := invoke(t, nil, append([]string{"bench"}, args...)...).want(t, exitUsage); !strings.HasPrefix(r.stderr, want) {
 			t.Errorf("%q: got %q", args, r.stderr)

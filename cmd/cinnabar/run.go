@@ -38,6 +38,7 @@ type commands struct {
 	Torture   tortureCmd      `cmd:"" help:"Test a cluster under faults on this machine, and check what it promises."`
 	Version   versionCmd      `cmd:"" help:"Show which build this is."`
 	Streams   benchStreamsCmd `cmd:"" name:"bench-streams" hidden:""`
+	Floor     benchFloorCmd   `cmd:"" name:"bench-floor" hidden:""`
 	HelpOn    helpCmd         `cmd:"" name:"help" help:"Show what a command does and understands."`
 }
 

@@ -19,6 +19,8 @@ type Config struct {
 	Targets []Target
 	// Own starts hubs of our own; nil: there is none.
 	Own *OwnHub
+	// Floor is measured behind all others; nil: it is not.
+	Floor *Floor
 
 	Streams, Publishers int
 	// Duration is how long to publish; Rate how many updates a second.
@@ -84,6 +86,9 @@ func (b *bench) run(ctx context.Context) (report *Report, err error) {
 	for _, t := range b.Targets {
 		names = append(names, t.Name)
 	}
+	if b.Floor != nil {
+		names = append(names, floorName)
+	}
 	report = &Report{Targets: names}
 	for _, name := range b.Scenarios {
 		s := scenarios[slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })]
@@ -127,14 +132,18 @@ func (b *bench) scenario(ctx context.Context, s scenario, report *Report) error 
 }
 
 // measure gives each measurement of a hub of our own a new process and a new
-// database.
+// database, and each of the floor a new process.
 func (b *bench) measure(ctx context.Context, s scenario, name string) (results []*Result, err error) {
 	for _, t := range b.Targets {
 		if t.Name == name {
 			return s.run(b, ctx, t, b.numbersOf(s))
 		}
 	}
-	t, stop, err := b.Own.start(ctx)
+	start := b.Floor.start
+	if name == ownName {
+		start = b.Own.start
+	}
+	t, stop, err := start(ctx)
 	if err != nil {
 		return nil, err
 	}

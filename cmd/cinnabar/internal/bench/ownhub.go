@@ -75,7 +75,7 @@ func (o *OwnHub) start(ctx context.Context) (t Target, stop func() error, err er
 	if err != nil {
 		return Target{}, nil, err
 	}
-	p := hubproc.Start(context.WithoutCancel(ctx), o.Program, o.environ(t.DatabaseURL, publisherKey, subscriberKey), log)
+	p := hubproc.Start(context.WithoutCancel(ctx), o.Program, "serve", o.environ(t.DatabaseURL, publisherKey, subscriberKey), log)
 	stop = func() error {
 		defer func() { _ = log.Close() }()
 		return stopProcess(p)
@@ -125,12 +125,8 @@ func (o *OwnHub) createDatabase(ctx context.Context, name string) error {
 func awaitReady(ctx context.Context, p *hubproc.Process, logPath string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	select {
-	case <-p.Started:
-	case <-p.Exited:
-		return fmt.Errorf("the hub does not start; %s", hubproc.LastLine(logPath))
-	case <-ctx.Done():
-		return fmt.Errorf("the hub did not start within %s; %s", startTimeout, hubproc.LastLine(logPath))
+	if err := awaitStarted(ctx, p, logPath); err != nil {
+		return err
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: dialTimeout}
 	for !hubproc.Ready(ctx, client, "http://"+p.Address) {
@@ -139,6 +135,19 @@ func awaitReady(ctx context.Context, p *hubproc.Process, logPath string) error {
 		}
 	}
 	return nil
+}
+
+func awaitStarted(ctx context.Context, p *hubproc.Process, logPath string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	select {
+	case <-p.Started:
+		return nil
+	case <-p.Exited:
+		return fmt.Errorf("the hub does not start; %s", hubproc.LastLine(logPath))
+	case <-ctx.Done():
+		return fmt.Errorf("the hub did not start within %s; %s", startTimeout, hubproc.LastLine(logPath))
+	}
 }
 
 func stopProcess(p *hubproc.Process) error {

@@ -149,6 +149,9 @@ func (r *Report) explanation() string {
 	if slices.ContainsFunc(r.Results, func(x *Result) bool { return x.CPUMicroseconds != nil || x.BytesPerStream != nil }) {
 		text.WriteString("CPU and memory: of the hub's processes, without the database, and without what the kernel keeps for sockets.\n")
 	}
+	if slices.Contains(r.Targets, floorName) {
+		text.WriteString("floor: one write(2) for each update and stream, and nothing else. A hub that writes several updates at once may be below it.\n")
+	}
 	for _, x := range r.Results {
 		if x.Transactions != nil {
 			fmt.Fprintf(&text, "%s: the database saw %d transactions meanwhile, for %d streams.\n", x.Scenario, *x.Transactions, x.Streams)

@@ -13,7 +13,9 @@ type scenario struct {
 	help string
 	// streams and publishers are how many there are unless said otherwise.
 	streams, publishers int
-	run                 func(b *bench, ctx context.Context, t Target, n numbers) ([]*Result, error)
+	// floor: it makes sense where every update goes to every stream.
+	floor bool
+	run   func(b *bench, ctx context.Context, t Target, n numbers) ([]*Result, error)
 }
 
 // numbers are how many streams and publishers there shall be.
@@ -21,24 +23,28 @@ type numbers struct{ streams, publishers int }
 
 // scenarios in the order in which they run.
 var scenarios = []scenario{
-	{"idle", "memory of streams that hear nothing", 10_000, 0, (*bench).idle},
-	{"connect", "opening streams", 10_000, 0, (*bench).connect},
-	{"fanout", "every update to every stream, as many as get through or at --rate", 1_000, 64, (*bench).fanout},
-	{"topics", "each stream has a topic of its own; half of the updates reach one, half nobody", 10_000, 64, (*bench).topics},
-	{"patterns", "each stream has a URL pattern of its own; every update has a new topic and reaches one", 10_000, 64, (*bench).patterns},
-	{"publish", "publishing over HTTP to one stream, by one publisher and by many", 1, 64, (*bench).publish},
-	{"sql", "publishing with INSERT, from sending it to receipt: busy, and after silence", 1, 8, (*bench).sql},
-	{"replay", "streams that resume from the beginning, the middle and near the end of --updates updates", 10, 64, (*bench).replay},
-	{"storm", "streams that resume all at once after a moment away", 10_000, 1, (*bench).storm},
+	{"idle", "memory of streams that hear nothing", 10_000, 0, true, (*bench).idle},
+	{"connect", "opening streams", 10_000, 0, true, (*bench).connect},
+	{"fanout", "every update to every stream, as many as get through or at --rate", 1_000, 64, true, (*bench).fanout},
+	{"topics", "each stream has a topic of its own; half of the updates reach one, half nobody", 10_000, 64, false, (*bench).topics},
+	{"patterns", "each stream has a URL pattern of its own; every update has a new topic and reaches one", 10_000, 64, false, (*bench).patterns},
+	{"publish", "publishing over HTTP to one stream, by one publisher and by many", 1, 64, false, (*bench).publish},
+	{"sql", "publishing with INSERT, from sending it to receipt: busy, and after silence", 1, 8, false, (*bench).sql},
+	{"replay", "streams that resume from the beginning, the middle and near the end of --updates updates", 10, 64, false, (*bench).replay},
+	{"storm", "streams that resume all at once after a moment away", 10_000, 1, false, (*bench).storm},
 }
 
 // Scenario describes one to a person.
-type Scenario struct{ Name, Help string }
+type Scenario struct {
+	Name, Help string
+	// Floor says that the floor can be measured as well.
+	Floor bool
+}
 
 // Scenarios lists them.
 func Scenarios() (list []Scenario) {
 	for _, s := range scenarios {
-		list = append(list, Scenario{s.name, s.help})
+		list = append(list, Scenario{Name: s.name, Help: s.help, Floor: s.floor})
 	}
 	return list
 }

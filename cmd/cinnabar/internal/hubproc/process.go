@@ -30,11 +30,12 @@ type Process struct {
 	asked bool
 }
 
-// Start runs the program with the argument serve until it ends or ctx does, and
-// copies what it logs, which has to be JSON.
-func Start(ctx context.Context, program string, environ []string, log io.Writer) *Process {
+// Start runs a command of the program, serve or one that logs its start like it,
+// until it ends or ctx does, and copies what it logs, which has to be JSON. No
+// environ is that of this process.
+func Start(ctx context.Context, program, command string, environ []string, log io.Writer) *Process {
 	p := &Process{spawned: make(chan struct{}), Started: make(chan struct{}), Exited: make(chan struct{})}
-	p.cmd = exec.CommandContext(ctx, program, "serve")
+	p.cmd = exec.CommandContext(ctx, program, command) //nolint:gosec // both are ours
 	p.cmd.Env = environ
 	p.cmd.Stderr = &startWatcher{out: log, found: p.hasStarted}
 	p.cmd.Stdout = log

@@ -83,7 +83,7 @@ func (n *node) start(ctx context.Context, log *os.File) *hubproc.Process {
 		held := n.held
 		if held == nil {
 			// It outlives ctx, to be stopped in order.
-			n.process = hubproc.Start(context.WithoutCancel(ctx), n.program, n.environ, log)
+			n.process = hubproc.Start(context.WithoutCancel(ctx), n.program, "serve", n.environ, log)
 			p := n.process
 			n.mu.Unlock()
 			return p
