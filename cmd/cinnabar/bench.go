@@ -41,6 +41,7 @@ type benchCmd struct {
 	Duration   time.Duration `default:"10s" placeholder:"DURATION" help:"How long to publish, and how long idle streams are idle."`
 	Size       int           `default:"128" placeholder:"BYTES" help:"Size of an update's data, at least 64."`
 	Updates    int           `default:"100000" placeholder:"N" help:"How many updates there are to replay."`
+	Stored     int           `placeholder:"N" help:"How many updates, at least 1000, there are in the log before, on 100000 other topics. Needs the database; in that of a hub that was given they stay."`
 	Connecting int           `default:"64" placeholder:"N" help:"How many streams to open at once."`
 	Processes  int           `placeholder:"N" help:"How many processes hold the streams. By default as few as the descriptor limit allows."`
 	Rounds     int           `placeholder:"N" help:"How often to measure. By default twice with --compare, else once."`
@@ -70,6 +71,8 @@ Examples:
     cinnabar bench fanout --streams 10000 --rate 5 --hub http://127.0.0.1:3000/.well-known/mercure --dev
 
     cinnabar bench fanout --rate 50 --compare floor
+
+    cinnabar bench replay topics --stored 1000000 --setting MERCURE_TAIL_BYTES=1MiB   # from the table, hardly from memory
 
     cinnabar bench publish connect --dialect 0.x --hub https://hub.example.com/.well-known/mercure --key-file secret.txt \
       --compare https://other.example.com/.well-known/mercure --compare-dialect 0.x`)
@@ -109,7 +112,7 @@ func (c *benchCmd) config(a *app) (config bench.Config, err error) {
 		return config, err
 	}
 	config = bench.Config{
-		Streams: c.Streams, Publishers: c.Publishers, Duration: c.Duration, Rate: c.Rate, Size: c.Size, Updates: c.Updates,
+		Streams: c.Streams, Publishers: c.Publishers, Duration: c.Duration, Rate: c.Rate, Size: c.Size, Updates: c.Updates, Stored: c.Stored,
 		Connecting: c.Connecting, Processes: c.Processes, Program: program, Rounds: c.Rounds, Portable: c.Portable,
 		Log: a.stderr, Terminal: a.onTerminal(a.stderr),
 	}
@@ -187,6 +190,10 @@ func (c *benchCmd) check(a *app) error {
 		}
 	}
 	switch {
+	case c.Stored != 0 && c.Stored < 1000:
+		return &usageError{reason: "--stored: must be 1000 or more"}
+	case c.Stored > 0 && (len(c.Hub) > 0 && c.DatabaseURL == "" || c.Compare != "" && c.Compare != floor && c.CompareDatabase == ""):
+		return &usageError{reason: "--stored needs the database of each hub: --database-url, --compare-database-url"}
 	case c.Rate < 0:
 		return &usageError{reason: "--rate: must be more than 0"}
 	case c.Duration <= 0:

@@ -54,17 +54,15 @@ func TestBench(t *testing.T) {
 		"several processes":            {"fanout", "topics", "replay", "--processes=3"},
 		"goroutines":                   {"fanout", "patterns", "replay", "--portable"},
 		"floor":                        {"idle", "connect", "fanout", "--compare=floor", "--rounds=1"},
+		"stored":                       {"replay", "topics", "--stored=2500", "--processes=2"},
 		"at a rate":                    {"fanout", "--rate=100"},
 		"more publishers than streams": {"topics", "--publishers=20"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			report := readReport(t, startProcess(t, nil, append(slices.Clone(small), flags...)...))
-			if flags == nil && len(report.Results) != 13 {
-				t.Errorf("%d results", len(report.Results))
-			}
-			if name == "floor" && len(report.Results) != 6 {
-				t.Errorf("%d results", len(report.Results))
+			if want, known := map[string]int{"every scenario": 13, "floor": 6, "stored": 5}[name]; known && len(report.Results) != want {
+				t.Errorf("%d results, want %d", len(report.Results), want)
 			}
 			for _, r := range report.Results {
 				checkResult(t, r)
@@ -91,7 +89,7 @@ func checkResult(t *testing.T, r *bench.Result) {
 			t.Errorf("%s: %d published, %d delivered", r.Scenario, r.Published, r.Delivered)
 		}
 	case "replay":
-		want := map[string]int64{"earliest": 400, "middle": 200, "near head": 100}[place] * copies
+		want := map[string]int64{"earliest": 400, "middle": 200, "near head": 100, "one topic": 100}[place] * copies
 		if r.Delivered != want || r.Receipt != nil {
 			t.Errorf("%s: %d delivered, want %d", r.Scenario, r.Delivered, want)
 		}
@@ -115,9 +113,13 @@ func TestBenchCompares(t *testing.T) {
 	hub := startBenchedHub(t)
 	other := strings.TrimPrefix(hub[0], "--hub=")
 	p := startProcess(t, nil, "bench", "publish", "connect", "--streams=3", "--publishers=2", "--duration=100ms", "--setting=MERCURE_SHARED_WRITES=off",
-		"--compare="+other, hub[1], hub[2])
-	if code := waitLong(t, p); code != exitOK || !strings.Contains(p.stdout.String(), "ratio") || !strings.Contains(p.stdout.String(), other) {
-		t.Errorf("exit code %d:\n%s%s", code, p.stdout, p.stderr)
+		"--compare="+other, hub[1], hub[2],
+		"--stored=1000", strings.Replace(hub[3], "--", "--compare-", 1))
+	code := waitLong(t, p)
+	for _, want := range []string{"ratio", other, "There were 1000 updates in the log before."} {
+		if code != exitOK || !strings.Contains(p.stdout.String(), want) {
+			t.Fatalf("exit code %d, want %q:\n%s%s", code, want, p.stdout, p.stderr)
+		}
 	}
 	if strings.Contains(p.stdout.String()+p.stderr.String(), benchKey) {
 		t.Error("the key is shown")
@@ -137,6 +139,8 @@ func TestBenchUsage(t *testing.T) {
 		"cinnabar: --duration: must be more than 0s":                                                                              {"--duration=0s"},
 		"cinnabar: --pid, --database-url and --dev are for a hub that is given":                                                   {"--pid=1"},
 		"cinnabar: --setting is for the hub of this program":                                                                      {hub, "--setting=A=B"},
+		"cinnabar: --stored: must be 1000 or more":                                                                                {"--stored=999"},
+		"cinnabar: --stored needs the database of each hub: --database-url":                                                       {hub, "--stored=1000"},
 		`cinnabar: topics cannot be compared with the floor, which sends every update to every stream; idle, connect, fanout can`: {"fanout", "topics", "--compare=floor"},
 		"cinnabar: --compare-token, --compare-pid and --compare-database-url are for a hub":                                       {"--compare=floor", "--compare-pid=1"},
 		`cinnabar: "floor" is not the http or https URL of a hub`:                                                                 {"--hub=floor"},

@@ -28,6 +28,9 @@ type Config struct {
 	Rate     float64
 	// Size is that of an update's data, Updates how many are replayed.
 	Size, Updates int
+	// Stored is how many updates are in the logs before anything is measured, which
+	// takes the databases of the targets.
+	Stored int
 	// Connecting is how many streams are opened at once.
 	Connecting int
 	// Processes hold the streams; Program is what they run. 0: as few as the
@@ -52,7 +55,7 @@ type Target struct {
 	Dialect                      Dialect
 	// PIDs are its processes, if they are on this machine.
 	PIDs []int
-	// DatabaseURL is needed to publish from SQL.
+	// DatabaseURL is needed to publish from SQL, and for Config.Stored.
 	DatabaseURL string
 }
 
@@ -64,6 +67,7 @@ type bench struct {
 	Config
 	patience time.Duration
 	progress *terminal.Progress
+	stored   *stored // nil: none
 }
 
 // Run measures. The error is for what keeps it from being done; what is wrong
@@ -83,13 +87,16 @@ func (b *bench) run(ctx context.Context) (report *Report, err error) {
 		defer func() { err = joined(err, b.Own.close()) }()
 		names = append(names, ownName)
 	}
+	if err := b.store(ctx); err != nil {
+		return nil, err
+	}
 	for _, t := range b.Targets {
 		names = append(names, t.Name)
 	}
 	if b.Floor != nil {
 		names = append(names, floorName)
 	}
-	report = &Report{Targets: names}
+	report = &Report{Targets: names, Stored: b.Stored}
 	for _, name := range b.Scenarios {
 		s := scenarios[slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })]
 		if err := b.scenario(ctx, s, report); err != nil {
@@ -97,6 +104,33 @@ func (b *bench) run(ctx context.Context) (report *Report, err error) {
 		}
 	}
 	return report, nil
+}
+
+// store fills the logs, each once.
+func (b *bench) store(ctx context.Context) error {
+	if b.Stored == 0 {
+		return nil
+	}
+	b.stored = &stored{run: newRun(), count: b.Stored, size: b.Size}
+	progress := func(done int) {
+		b.progress.Bar(time.Duration(done), time.Duration(b.Stored), fmt.Sprintf("%d of %d updates stored", done, b.Stored))
+	}
+	if b.Own != nil {
+		if err := b.Own.store(ctx, b.stored, progress); err != nil {
+			return err
+		}
+	}
+	filled := map[string]bool{}
+	for _, t := range b.Targets {
+		if filled[t.DatabaseURL] {
+			continue
+		}
+		filled[t.DatabaseURL] = true
+		if err := b.stored.fill(ctx, t.DatabaseURL, false, progress); err != nil {
+			return fmt.Errorf("%s: %w", t.Name, err)
+		}
+	}
+	return nil
 }
 
 func joined(err, other error) error {

@@ -39,6 +39,8 @@ type OwnHub struct {
 	postgres *localpg.Server
 	dir      string
 	started  int
+	// template is the database that others are copies of; empty: a new one.
+	template string
 }
 
 func (o *OwnHub) open(ctx context.Context) (err error) {
@@ -54,6 +56,29 @@ func (o *OwnHub) open(ctx context.Context) (err error) {
 
 func (o *OwnHub) close() error { return joined(o.postgres.Stop(), os.RemoveAll(o.dir)) }
 
+// storedDatabase is the template with updates in the log.
+const storedDatabase = "stored"
+
+// store puts updates into the log that every hub begins with.
+func (o *OwnHub) store(ctx context.Context, s *stored, progress func(done int)) error {
+	if err := o.createDatabase(ctx, storedDatabase); err != nil {
+		return err
+	}
+	// A hub makes the tables.
+	t, stop, err := o.startOn(ctx, storedDatabase)
+	if err != nil {
+		return err
+	}
+	if err := stop(); err != nil {
+		return err
+	}
+	if err := s.fill(ctx, t.DatabaseURL, true, progress); err != nil {
+		return err
+	}
+	o.template = storedDatabase
+	return nil
+}
+
 // start runs a hub on a database of its own until stop is called.
 func (o *OwnHub) start(ctx context.Context) (t Target, stop func() error, err error) {
 	o.started++
@@ -61,6 +86,14 @@ func (o *OwnHub) start(ctx context.Context) (t Target, stop func() error, err er
 	if err := o.createDatabase(ctx, database); err != nil {
 		return Target{}, nil, err
 	}
+	t, stopHub, err := o.startOn(ctx, database)
+	if err != nil {
+		return Target{}, nil, err
+	}
+	return t, func() error { return joined(stopHub(), o.dropDatabase(ctx, database)) }, nil
+}
+
+func (o *OwnHub) startOn(ctx context.Context, database string) (t Target, stop func() error, err error) {
 	t = Target{Name: ownName, Dialect: Dialect1, DatabaseURL: o.postgres.URL(database)}
 	publisherKey, subscriberKey := rand.Text()+rand.Text(), rand.Text()+rand.Text()
 	everything := []server.MatcherSpec{{Match: "*"}}
@@ -113,12 +146,24 @@ func (o *OwnHub) environ(databaseURL, publisherKey, subscriberKey string) []stri
 }
 
 func (o *OwnHub) createDatabase(ctx context.Context, name string) error {
+	if o.template != "" {
+		return o.administer(ctx, "CREATE DATABASE "+name+" TEMPLATE "+o.template+" STRATEGY FILE_COPY")
+	}
+	return o.administer(ctx, "CREATE DATABASE "+name+" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+}
+
+// dropDatabase makes room for the next one.
+func (o *OwnHub) dropDatabase(ctx context.Context, name string) error {
+	return o.administer(context.WithoutCancel(ctx), "DROP DATABASE "+name+" WITH (FORCE)")
+}
+
+func (o *OwnHub) administer(ctx context.Context, command string) error {
 	conn, err := pgx.Connect(ctx, o.postgres.URL("postgres"))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	_, err = conn.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+	_, err = conn.Exec(ctx, command)
 	return err
 }
 

@@ -14,7 +14,9 @@ import (
 
 // Report is what was measured.
 type Report struct {
-	Targets []string  `json:"targets"`
+	Targets []string `json:"targets"`
+	// Stored is how many updates were in the log before.
+	Stored  int       `json:"stored,omitempty"`
 	Results []*Result `json:"results"`
 }
 
@@ -152,7 +154,13 @@ func (r *Report) explanation() string {
 	if slices.Contains(r.Targets, floorName) {
 		text.WriteString("floor: one write(2) for each update and stream, and nothing else. A hub that writes several updates at once may be below it.\n")
 	}
+	if r.Stored > 0 {
+		fmt.Fprintf(&text, "There were %d updates in the log before.\n", r.Stored)
+	}
 	for _, x := range r.Results {
+		if x.Scenario == oneTopic {
+			fmt.Fprintf(&text, "%s, %s: complete after %s.\n", x.Scenario, x.Target, short(x.duration()))
+		}
 		if x.Transactions != nil {
 			fmt.Fprintf(&text, "%s: the database saw %d transactions meanwhile, for %d streams.\n", x.Scenario, *x.Transactions, x.Streams)
 		}

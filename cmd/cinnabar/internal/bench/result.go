@@ -99,6 +99,11 @@ func (r *Result) add(other *Result) {
 	}
 }
 
+// duration is that of a round.
+func (r *Result) duration() time.Duration {
+	return time.Duration(r.Seconds / float64(r.rounds) * float64(time.Second))
+}
+
 // derive computes what follows from the counts.
 func (r *Result) derive() {
 	perSecond := func(n int64) float64 { return float64(n) / max(r.Seconds, 1e-9) }

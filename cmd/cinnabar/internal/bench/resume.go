@@ -13,7 +13,8 @@ import (
 // missed in a storm.
 const nearHead = 100
 
-// replay publishes updates and has streams resume at three places.
+// replay publishes updates and has streams resume at three places; and where there
+// are stored ones, from the beginning with a topic that few of them have.
 func (b *bench) replay(ctx context.Context, t Target, n numbers) (results []*Result, err error) {
 	updates := int64(max(b.Updates, 3*nearHead))
 	// The measurement that publishes has no streams.
@@ -45,8 +46,19 @@ func (b *bench) replay(ctx context.Context, t Target, n numbers) (results []*Res
 		r.Operation = delivery
 		results = append(results, r)
 	}
-	return results, nil
+	if b.stored == nil {
+		return results, nil
+	}
+	r, err := b.stored.measurement(b, t).resume(ctx, oneTopic, places[0], n.streams)
+	if err != nil {
+		return nil, err
+	}
+	r.Operation = delivery
+	return append(results, r), nil
 }
+
+// oneTopic is the name of replay with a topic that few updates have.
+const oneTopic = "replay, one topic"
 
 // place is where streams resume.
 type place struct {

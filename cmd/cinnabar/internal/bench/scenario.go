@@ -30,7 +30,7 @@ var scenarios = []scenario{
 	{"patterns", "each stream has a URL pattern of its own; every update has a new topic and reaches one", 10_000, 64, false, (*bench).patterns},
 	{"publish", "publishing over HTTP to one stream, by one publisher and by many", 1, 64, false, (*bench).publish},
 	{"sql", "publishing with INSERT, from sending it to receipt: busy, and after silence", 1, 8, false, (*bench).sql},
-	{"replay", "streams that resume from the beginning, the middle and near the end of --updates updates", 10, 64, false, (*bench).replay},
+	{"replay", "streams that resume from the beginning, the middle and near the end of --updates updates; with --stored, also with a topic that 100 of those have", 10, 64, false, (*bench).replay},
 	{"storm", "streams that resume all at once after a moment away", 10_000, 1, false, (*bench).storm},
 }
 
