@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cinnabar-hub/cinnabar/server/internal/broadcast"
 	"github.com/cinnabar-hub/cinnabar/server/internal/protocol"
@@ -433,46 +434,88 @@ func TestLoopStops(t *testing.T) {
 	}
 }
 
-// BenchmarkFanOut delivers updates of 128 bytes to streams of real sockets; an
-// operation is one delivery, until it is written.
-func BenchmarkFanOut(b *testing.B) {
-	const streams = 1000
+// fanOut is streams whose peers take everything at once.
+type fanOut struct {
+	*loopFixture
+	streams int
+	sink    *sinks
+}
+
+func startFanOut(tb testing.TB, streams int) *fanOut {
+	tb.Helper()
 	f := &loopFixture{loop: NewLoop(LoopConfig{Logger: slog.New(slog.DiscardHandler)}), reasons: make(chan Reason, streams)}
 	f.broadcaster = broadcast.New(broadcast.Config{History: f, TailBytes: 1 << 20})
 	f.broadcaster.Start(nil, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- f.loop.Run(ctx) }() // waited for below
+	tb.Cleanup(func() {
+		f.broadcaster.End(broadcast.ErrEnded)
+		cancel()
+		if err := <-ended; err != nil {
+			tb.Error(err)
+		}
+	})
 	matcher, err := protocol.NewExact("a")
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	sink := newSinks()
 	for range streams {
-		stream, err := f.broadcaster.Subscribe(b.Context(), broadcast.Subscription{Matchers: protocol.NewMatcherSet([]*protocol.Matcher{matcher})})
+		stream, err := f.broadcaster.Subscribe(tb.Context(), broadcast.Subscription{Matchers: protocol.NewMatcherSet([]*protocol.Matcher{matcher})})
 		if err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
-		if err := f.loop.add(&socket{transport: sink}, Hijacked{Head: []byte{}, Stream: stream, Done: func(Reason) {}}); err != nil {
-			b.Fatal(err)
+		// Each with a heartbeat, which every delivery puts off.
+		h := Hijacked{Head: []byte{}, Stream: stream, Options: Options{Heartbeat: time.Hour}, Done: func(Reason) {}}
+		if err := f.loop.add(&socket{transport: sink}, h); err != nil {
+			tb.Fatal(err)
 		}
 	}
 	sink.await(streams * len(protocol.Comment))
-	size := len("id: 1\ndata: ") + 128 + len("\n\n")
+	return &fanOut{f, streams, sink}
+}
+
+var fanOutData = strings.Repeat("x", 128)
+
+// deliver returns when an update is written to all.
+func (f *fanOut) deliver() {
+	f.position++
+	e := protocol.Entry{Position: f.position, Update: &protocol.Update{ID: "1", Topics: []string{"a"}, Data: fanOutData}}
+	f.sink.reset()
+	f.broadcaster.Deliver([]protocol.Entry{e})
+	f.sink.await(f.streams * len("id: 1\ndata: \n\n"+fanOutData))
+}
+
+// BenchmarkFanOut delivers updates of 128 bytes; an operation is one delivery,
+// until it is written.
+func BenchmarkFanOut(b *testing.B) {
+	f := startFanOut(b, 1000)
 	b.ReportAllocs()
 	b.ResetTimer()
-	for n := 0; n < b.N; n += streams {
-		e := protocol.Entry{Position: f.position + 1, Update: &protocol.Update{ID: "1", Topics: []string{"a"}, Data: strings.Repeat("x", 128)}}
-		f.position++
-		sink.reset()
-		f.broadcaster.Deliver([]protocol.Entry{e})
-		sink.await(streams * size)
+	for n := 0; n < b.N; n += f.streams {
+		f.deliver()
 	}
 	b.StopTimer()
-	f.broadcaster.End(broadcast.ErrEnded)
-	cancel()
-	if err := <-ended; err != nil {
-		b.Error(err)
+}
+
+// A delivery costs no memory, and the bytes of an update are there once. Not
+// parallel, because it counts the allocations of the whole program.
+func TestDeliveriesDoNotAllocate(t *testing.T) {
+	allocs := map[int]float64{}
+	for _, streams := range []int{1, 1000} {
+		f := startFanOut(t, streams)
+		for range 20 { // until what is kept for the next time is large enough
+			f.deliver()
+		}
+		allocs[streams] = testing.AllocsPerRun(100, f.deliver)
+		if f.sink.copies > 0 {
+			t.Errorf("%d of %d streams got a copy of their own", f.sink.copies, streams)
+		}
+	}
+	// Which turns come together is up to the scheduler: a list may grow once more.
+	if allocs[1000] > allocs[1]+2 {
+		t.Errorf("%v allocations for 1,000 streams, %v for one", allocs[1000], allocs[1])
 	}
 }
 
@@ -481,6 +524,9 @@ type sinks struct {
 	mu      sync.Mutex
 	arrived *sync.Cond
 	bytes   int
+	// first is what was written first, copies how often it was something else.
+	first  *byte
+	copies int
 }
 
 func newSinks() *sinks {
@@ -492,6 +538,13 @@ func newSinks() *sinks {
 func (s *sinks) tryWrite(b []byte) (int, error) {
 	s.mu.Lock()
 	s.bytes += len(b)
+	switch at := unsafe.SliceData(b); s.first {
+	case nil:
+		s.first = at
+	case at:
+	default:
+		s.copies++
+	}
 	s.mu.Unlock()
 	s.arrived.Signal()
 	return len(b), nil
@@ -499,7 +552,7 @@ func (s *sinks) tryWrite(b []byte) (int, error) {
 
 func (s *sinks) reset() {
 	s.mu.Lock()
-	s.bytes = 0
+	s.bytes, s.first, s.copies = 0, nil, 0
 	s.mu.Unlock()
 }
 
