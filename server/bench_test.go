@@ -39,6 +39,7 @@ func BenchmarkPublish(b *testing.B) {
 					}
 				})
 			}
+			b.ReportAllocs() // of the client as well
 			b.ResetTimer()
 			for range b.N {
 				jobs <- struct{}{}

@@ -113,12 +113,12 @@ type testLog struct {
 }
 
 // open runs a log on a database until the test ends or stop is called.
-func open(t *testing.T, url string) *testLog {
+func open(t testing.TB, url string) *testLog {
 	t.Helper()
 	return openWith(t, eventlog.Config{DatabaseURL: url})
 }
 
-func openWith(t *testing.T, config eventlog.Config) *testLog {
+func openWith(t testing.TB, config eventlog.Config) *testLog {
 	t.Helper()
 	l := begin(t, config)
 	select {
@@ -130,7 +130,7 @@ func openWith(t *testing.T, config eventlog.Config) *testLog {
 }
 
 // begin does not wait for the log to have started.
-func begin(t *testing.T, config eventlog.Config) *testLog {
+func begin(t testing.TB, config eventlog.Config) *testLog {
 	t.Helper()
 	config.RecentBytes, config.Logger = 1<<20, slog.New(slog.DiscardHandler)
 	log, err := eventlog.Open(t.Context(), config)
