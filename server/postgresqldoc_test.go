@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/cinnabar-hub/cinnabar/server/servertest"
 )
 
@@ -19,23 +17,11 @@ import (
 // and a subscriber does what the page does.
 func TestPostgreSQLDocumentation(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("../docs/postgresql.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)\n```(sql|sh|html)\n(.*?)```\n").FindAllStringSubmatch(string(content), -1)
-	var kinds []string
-	for _, block := range blocks {
-		kinds = append(kinds, block[1])
-	}
-	if diff := cmp.Diff([]string{"sql", "sh", "html", "sql", "sql", "sh"}, kinds); diff != "" {
-		t.Fatalf("the blocks have changed: %s", diff)
-	}
-
+	document := servertest.ReadTableDocument(t, "../docs/postgresql.md")
 	shop := newShop(t)
-	shop.psql(t, "shop_owner", blocks[0][2])
+	shop.psql(t, "shop_owner", document.Attach)
 	dir := t.TempDir()
-	shell := exec.CommandContext(t.Context(), "bash", "-ec", blocks[1][2])
+	shell := exec.CommandContext(t.Context(), "bash", "-ec", document.Load)
 	shell.Dir = dir
 	shell.Env = append(os.Environ(), "DATABASE_URL="+shop.url(t, "shop_owner"), "PATH="+shop.server.Installation().BinDir+":"+os.Getenv("PATH"))
 	if output, err := shell.CombinedOutput(); err != nil {
@@ -56,12 +42,12 @@ func TestPostgreSQLDocumentation(t *testing.T) {
 		t.Fatalf("%s: %v", file, err)
 	}
 
-	shop.psql(t, "shop_owner", blocks[3][2])
+	shop.psql(t, "shop_owner", document.Change)
 	query := url.Values{"last_event_id": {page.Cursor}}
-	if !strings.Contains(blocks[2][2], `"last_event_id", cursor`) {
+	if !strings.Contains(document.Page, `"last_event_id", cursor`) {
 		t.Error("the page does not listen from the cursor")
 	}
-	pattern := regexp.MustCompile(`"match_urlpattern", "([^"]+)"`).FindStringSubmatch(blocks[2][2])
+	pattern := regexp.MustCompile(`"match_urlpattern", "([^"]+)"`).FindStringSubmatch(document.Page)
 	query.Set("match_urlpattern", pattern[1])
 	stream := shop.hub.Subscribe(t, servertest.Request{Query: query})
 	for _, want := range []string{
@@ -72,9 +58,9 @@ func TestPostgreSQLDocumentation(t *testing.T) {
 		if got := event.Type + " " + event.Data; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if !strings.Contains(blocks[2][2], `addEventListener("`+event.Type+`"`) {
+		if !strings.Contains(document.Page, `addEventListener("`+event.Type+`"`) {
 			t.Errorf("the page does not listen to %s", event.Type)
 		}
 	}
-	shop.psql(t, "shop_owner", blocks[4][2])
+	shop.psql(t, "shop_owner", document.Options)
 }

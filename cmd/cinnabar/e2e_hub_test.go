@@ -54,6 +54,7 @@ func TestEndToEnd(t *testing.T) {
 		{"Clients", testClients},
 		{"ClientRequests", testClientRequests},
 		{"PresencePage", testPresencePage},
+		{"TablePage", testTablePage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
