@@ -257,3 +257,14 @@ func (q *Queries) ForgetPublishKeys(ctx context.Context, maxRows int32) (int64, 
 	err := row.Scan(&forgotten)
 	return forgotten, err
 }
+
+const forgetRejected = `-- name: ForgetRejected :one
+SELECT mercure.forget_rejected($1::integer)::bigint AS forgotten
+`
+
+func (q *Queries) ForgetRejected(ctx context.Context, maxRows int32) (int64, error) {
+	row := q.db.QueryRow(ctx, forgetRejected, maxRows)
+	var forgotten int64
+	err := row.Scan(&forgotten)
+	return forgotten, err
+}

@@ -64,3 +64,6 @@ FROM mercure.append_once(
 
 -- name: ForgetPublishKeys :one
 SELECT mercure.forget_publish_keys(@max_rows::integer)::bigint AS forgotten;
+
+-- name: ForgetRejected :one
+SELECT mercure.forget_rejected(@max_rows::integer)::bigint AS forgotten;

@@ -117,6 +117,7 @@ func TestRolesHaveTheRightsTheyNeed(t *testing.T) {
 	hubConn := connectAs(t, as(t, shop.server.DB.URL, "mercure_hub", "change me"))
 	for _, sql := range []string{ // what a hub does now and then
 		"SELECT mercure.forget_batches('1 hour', 1)", "SELECT mercure.forget_publish_keys(1)", "SELECT mercure.empty_hub_events('1 hour', 1)",
+		"SELECT mercure.forget_rejected(1)",
 		"SELECT mercure.end_node(gen_random_uuid(), NULL, 1, 1)", "SELECT mercure.fence_batch(gen_random_uuid())",
 		"SELECT mercure.apply_policies('1 minute', 1)", "SELECT mercure.retain(NULL, 1, NULL, '1 minute', 1)",
 		"SELECT FROM mercure.policies", "SELECT FROM mercure.redactions", "SELECT FROM mercure.history",
@@ -133,6 +134,7 @@ func TestRolesHaveTheRightsTheyNeed(t *testing.T) {
 			"INSERT INTO mercure.updates (position, topics, size) VALUES (99, '{a}', 1)", "UPDATE mercure.updates SET data = ''", "DELETE FROM mercure.updates",
 			"TRUNCATE mercure.updates", "SELECT FROM mercure.outbox", "DELETE FROM mercure.outbox", "INSERT INTO mercure.outbox (topics) VALUES ('{a}')",
 			"SELECT FROM mercure.key_salt", "SELECT FROM mercure.publish_keys", "UPDATE mercure.nodes SET dead = true", "DELETE FROM mercure.subscriptions",
+			"SELECT FROM mercure.rejected", "DELETE FROM mercure.rejected",
 			"UPDATE mercure.horizon SET position = 99", "DO $$ BEGIN LOCK TABLE mercure.append_lock IN EXCLUSIVE MODE; END $$", "CREATE TABLE mercure.another ()",
 			"ALTER TABLE mercure.updates DISABLE TRIGGER ALL", "DELETE FROM mercure.schema_version",
 		}},
@@ -143,6 +145,7 @@ func TestRolesHaveTheRightsTheyNeed(t *testing.T) {
 			"SELECT FROM mercure.rejected", "SELECT FROM mercure.subscriptions", "SELECT FROM mercure.nodes", "SELECT FROM mercure.append_batches",
 			"SELECT FROM mercure.publish_keys", "SELECT FROM mercure.key_salt", "SELECT mercure.drain(NULL, 1)", "SELECT mercure.fence_batch(gen_random_uuid())",
 			"SELECT mercure.set_hub_path('/x')", "SELECT mercure.empty_hub_events('0', 1)", "SELECT mercure.forget_publish_keys(1)",
+			"DELETE FROM mercure.rejected", "SELECT mercure.forget_rejected(1)",
 			"SELECT mercure.end_node(gen_random_uuid(), NULL, 1, 1)", "SELECT mercure.arm_doorbell()", "SELECT setval('mercure.updates_position_seq', 1)",
 			"SELECT setval('mercure.doorbell', 1)", "DO $$ BEGIN LOCK TABLE mercure.append_lock IN EXCLUSIVE MODE; END $$", "CREATE TABLE mercure.another ()",
 			"CREATE OR REPLACE FUNCTION mercure.hub_path() RETURNS text LANGUAGE sql IMMUTABLE RETURN '/x'", "ALTER TABLE mercure.outbox DROP CONSTRAINT outbox_topics",
@@ -157,6 +160,24 @@ func TestRolesHaveTheRightsTheyNeed(t *testing.T) {
 				t.Errorf("%s: %s: %v; want it to be forbidden", name, sql, err)
 			}
 		}
+	}
+}
+
+// The examples for mercure.rejected run as they are written, on a row that an
+// attached table could not publish.
+func TestRefusedUpdatesExample(t *testing.T) {
+	t.Parallel()
+	shop := newShop(t)
+	blocks := operationsBlocks(t, "rejected")
+	shop.psql(t, "shop_owner", `CREATE TABLE items (id text PRIMARY KEY); SELECT mercure.attach('items', 'https://example.com/{id}');
+		INSERT INTO items VALUES (repeat('x', 5000))`)
+	got := strings.Split(shop.psql(t, "shop_admin", blocks[0]), "|")
+	if len(got) != 5 || !strings.Contains(got[2], "bytes") || !strings.Contains(got[3], "xxx") || !strings.Contains(got[4], "xxx") {
+		t.Errorf("the example returned %q", got)
+	}
+	shop.psql(t, "shop_admin", strings.Replace(blocks[1], "42", got[0], 1))
+	if left := shop.psql(t, "shop_admin", blocks[0]); left != "" {
+		t.Errorf("left is %q", left)
 	}
 }
 

@@ -329,8 +329,8 @@ func (l *Log) Ready() error {
 	return nil
 }
 
-// runHousekeeping forgets the tokens of batches nobody waits for, and the keys of
-// publishes that are too old to be repeated.
+// runHousekeeping forgets the tokens of batches nobody waits for, the keys of
+// publishes that are too old to be repeated, and refused rows nobody dealt with.
 func (l *Log) runHousekeeping(ctx context.Context) error {
 	ticker := time.NewTicker(10 * time.Minute)
 	defer ticker.Stop()
@@ -351,10 +351,16 @@ func (l *Log) forgetOld(ctx context.Context) {
 	l.forget(ctx, "idempotency keys", func(ctx context.Context) (int64, error) {
 		return l.queries.ForgetPublishKeys(ctx, maxForgotten)
 	})
+	refused := l.forget(ctx, "refused updates", func(ctx context.Context) (int64, error) {
+		return l.queries.ForgetRejected(ctx, maxForgotten)
+	})
+	if refused > 0 {
+		l.logger.Warn("updates that the log had refused were forgotten: nobody has taken them out of the table mercure.rejected", "count", refused)
+	}
 }
 
-// forget deletes old rows, maxForgotten at a time.
-func (l *Log) forget(ctx context.Context, what string, some func(context.Context) (int64, error)) {
+// forget deletes old rows, maxForgotten at a time, and returns how many.
+func (l *Log) forget(ctx context.Context, what string, some func(context.Context) (int64, error)) (total int64) {
 	for forgotten := int64(maxForgotten); forgotten == maxForgotten; {
 		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
 		var err error
@@ -364,9 +370,11 @@ func (l *Log) forget(ctx context.Context, what string, some func(context.Context
 			if ctx.Err() == nil {
 				l.logger.Warn("old rows could not be deleted; trying again later", "of", what, "error", err)
 			}
-			return
+			return total
 		}
+		total += forgotten
 	}
+	return total
 }
 
 var errUnreadableURL = errors.New("is not a PostgreSQL connection string such as postgres://app@localhost/app; special characters in the password must be percent-encoded")
