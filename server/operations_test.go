@@ -197,14 +197,15 @@ func TestHistoryExamples(t *testing.T) {
 	}
 	run(blocks[0] + "INSERT INTO orders VALUES (16, 'nobody'), (17, 'anna'), (18, 'bert')")
 	for n, update := range []string{
-		`17', '{"state": "new"}', type => 'created'`, `18', '{"state": "new"}', type => 'created'`, `17', '{"state": "paid"}'`,
+		`17', '{"state": "new"}', type => 'created'`, `18', '{"state": "new"}', type => 'created'`, `17', '{"state": "paid"}'`, `16', 'emptied below'`,
 	} {
 		shop.psql(t, "shop_owner", "SELECT mercure.publish('https://example.com/orders/"+update+", id => '"+fmt.Sprint(n)+"')")
 	}
 	stream := shop.hub.Subscribe(t, servertest.Request{Query: url.Values{"topic": {"*"}}, LastEventID: "earliest"})
-	for range 3 {
+	for range 4 {
 		stream.Next(t)
 	}
+	shop.psql(t, "shop_admin", "SELECT mercure.redact('3')")
 	moment := regexp.MustCompile(`\d{4}-\d\d-\d\d [0-9:.]+\+00`)
 	for n, want := range map[int]string{
 		1: "anna|T|created|{\"state\": \"new\"}\nanna|T||{\"state\": \"paid\"}\n",
@@ -228,6 +229,50 @@ func TestHistoryExamples(t *testing.T) {
 	plan := run("SET enable_seqscan = off; EXPLAIN " + blocks[1])
 	if !strings.Contains(plan, "updates_topics_idx") {
 		t.Errorf("the index on topics is not used:\n%s", plan)
+	}
+}
+
+// The columns that the documentation promises are those of the table, with
+// their types and whether they may be NULL; what it does not promise is named.
+func TestHistoryColumns(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../docs/operations-postgresql.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(content), "## History for SQL people\n")
+	conn := dbtest.New(t).Conn(t)
+	documented := []string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| `([^`]+)` \\| (.+) \\|$").FindAllStringSubmatch(section, -1) {
+		name, kind, meaning := row[1], row[2], row[3]
+		documented = append(documented, name)
+		var (
+			found    string
+			same     bool
+			nullable bool
+		)
+		err := conn.QueryRow(t.Context(), `
+			SELECT format_type(a.atttypid, a.atttypmod), a.atttypid = $2::text::regtype, NOT a.attnotnull
+			FROM pg_attribute AS a
+			WHERE a.attrelid = 'mercure.updates'::regclass AND a.attname = $1 AND NOT a.attisdropped`, name, kind).Scan(&found, &same, &nullable)
+		switch {
+		case err != nil:
+			t.Errorf("column %s: %v", name, err)
+		case !same:
+			t.Errorf("column %s is %s, not %s", name, found, kind)
+		case nullable != strings.Contains(meaning, "NULL"):
+			t.Errorf("column %s: may be NULL is %t, but the page says %q", name, nullable, meaning)
+		}
+	}
+	var others []string
+	if err := conn.QueryRow(t.Context(), `
+		SELECT array_agg(a.attname::text ORDER BY a.attname)
+		FROM pg_attribute AS a
+		WHERE a.attrelid = 'mercure.updates'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL ($1)`, documented).Scan(&others); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"id_reused", "trace_context"}; !slices.Equal(others, want) || !strings.Contains(section, "`id_reused` and `trace_context`") {
+		t.Errorf("columns that are not documented: %q, want %q, which the page calls the hub's own", others, want)
 	}
 }
 
