@@ -5,7 +5,6 @@ package sse
 import (
 	"errors"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -27,53 +26,37 @@ func newSocket(conn net.Conn, timeout time.Duration, expires time.Time) (*socket
 	if err != nil {
 		return nil, err
 	}
-	return &socket{transport: tcpTransport{tcp, raw}, timeout: timeout, expires: expires}, nil
+	transport := tcpTransport{TCPConn: tcp}
+	if err := raw.Control(func(fd uintptr) { transport.fd = int(fd) }); err != nil {
+		return nil, err
+	}
+	return &socket{transport: transport, timeout: timeout, expires: expires}, nil
 }
 
-// tcpTransport bypasses the waiting of net.Conn. The descriptor stays in the
-// care of package net.
+// tcpTransport bypasses the waiting of net.Conn, and what that costs.
 type tcpTransport struct {
 	*net.TCPConn
-	raw syscall.RawConn
+	// fd stays in the care of package net, and is valid until close is called:
+	// by whoever has the client, as all other methods but SetWriteDeadline are.
+	fd int
 }
-
-// attempt is one call of write(2), kept for the next one: it costs no memory.
-type attempt struct {
-	b    []byte
-	n    int
-	err  error
-	call func(fd uintptr) bool
-}
-
-var attempts = sync.Pool{New: func() any {
-	a := new(attempt)
-	a.call = func(fd uintptr) bool {
-		for {
-			if a.n, a.err = syscall.Write(int(fd), a.b); !errors.Is(a.err, syscall.EINTR) {
-				return true // never wait
-			}
-		}
-	}
-	return a
-}}
 
 func (t tcpTransport) tryWrite(b []byte) (int, error) {
-	a := attempts.Get().(*attempt) //nolint:forcetypeassert // nothing else is put in
-	a.b = b
-	err := t.raw.Write(a.call)
-	n, failed := max(a.n, 0), a.err
-	a.b, a.n, a.err = nil, 0, nil
-	attempts.Put(a)
-	switch {
-	case err != nil:
-		return 0, err
-	case failed == nil || failed == syscall.EAGAIN: //nolint:errorlint // a system call's own
-		return n, nil
+	for {
+		switch n, err := syscall.Write(t.fd, b); err { //nolint:errorlint // a system call's own
+		case syscall.EINTR:
+		case nil, syscall.EAGAIN:
+			return max(n, 0), nil
+		default:
+			return max(n, 0), err
+		}
 	}
-	return n, failed
 }
 
-func (t tcpTransport) control(f func(fd uintptr)) error { return t.raw.Control(f) }
+func (t tcpTransport) control(f func(fd uintptr)) error {
+	f(uintptr(t.fd))
+	return nil
+}
 
 // maxDiscard bounds how much input is read only to be thrown away.
 const maxDiscard = 256 << 10
@@ -91,15 +74,12 @@ func (t tcpTransport) close() {
 // discard reads what has come: nothing is expected on a connection that carries
 // a stream.
 func (t tcpTransport) discard() {
-	_ = t.raw.Read(func(fd uintptr) bool {
-		buffer := make([]byte, 4<<10)
-		for left := maxDiscard; left > 0; {
-			n, err := syscall.Read(int(fd), buffer)
-			if n <= 0 && !errors.Is(err, syscall.EINTR) {
-				break
-			}
-			left -= max(n, 0)
+	buffer := make([]byte, 4<<10)
+	for left := maxDiscard; left > 0; {
+		n, err := syscall.Read(t.fd, buffer)
+		if n <= 0 && !errors.Is(err, syscall.EINTR) {
+			return
 		}
-		return true
-	})
+		left -= max(n, 0)
+	}
 }
