@@ -125,6 +125,7 @@ type Log struct {
 	logger  *slog.Logger
 	pool    *pgxpool.Pool
 	queries *db.Queries
+	steady  *db.Queries // see prepared
 	node    string // random, names this process's channel
 
 	primaries *timelines
@@ -195,7 +196,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	}
 	// Unnamed statements survive a transaction pooler, and are planned for
 	// their arguments each time: a generic plan for PageAfterByTopics would
-	// scan the log for a rare topic.
+	// scan the log for a rare topic. See prepared for the exceptions.
 	poolConfig.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	setDefault(poolConfig.ConnConfig.RuntimeParams, "application_name", "cinnabar")
 	primaries := new(timelines)
@@ -224,7 +225,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	if l.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return nil, fmt.Errorf("open the connection pool: %w", err)
 	}
-	l.queries = db.New(l.pool)
+	l.queries, l.steady = db.New(l.pool), l.prepared(l.pool)
 	l.listenerUp = sync.OnceFunc(l.partStarted)
 	l.starting.Store(3)
 	l.policies.Store(new(policySet))

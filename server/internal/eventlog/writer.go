@@ -116,7 +116,7 @@ func (w *writer) drain(ctx context.Context) {
 	for {
 		delivered := w.delivered.Load()
 		callCtx, cancel := context.WithTimeout(ctx, drainTimeout)
-		row, err := w.queries.Drain(callCtx, w.drainState, maxChunkRows)
+		row, err := w.steady.Drain(callCtx, w.drainState, maxChunkRows)
 		cancel()
 		if err != nil {
 			w.drainFailed(err)
@@ -313,7 +313,7 @@ func (w *writer) call(ctx context.Context, params *db.AppendBatchParams, hashes,
 	}
 	defer conn.Release()
 	w.writerPID.Store(conn.Conn().PgConn().PID())
-	queries := db.New(conn)
+	queries := w.prepared(conn)
 	if hashes == nil {
 		row, err := queries.AppendBatch(ctx, *params)
 		return appendedRow{AppendBatchRow: row}, err
