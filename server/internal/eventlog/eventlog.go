@@ -126,7 +126,7 @@ type Log struct {
 	pool    *pgxpool.Pool
 	queries *db.Queries
 	steady  *db.Queries // see prepared
-	node    string // random, names this process's channel
+	node    string      // random, names this process's channel
 
 	primaries *timelines
 	passwords passwords

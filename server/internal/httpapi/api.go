@@ -105,6 +105,7 @@ type api struct {
 	capacity *capacity
 	notices  notices
 	// Constant after New.
+	away          func() bool // made once: each stream keeps it
 	metadataPaths []string
 	// resourcePath is the one that is for resourceHost only; empty: none.
 	resourcePath, resourceHost string
@@ -118,6 +119,7 @@ func New(config Config) http.Handler {
 		hubs:     newHubResolver(config.Hub),
 		capacity: newCapacity(config.MaxStreams, config.MaxStreamsPerAddress),
 	}
+	a.away = func() bool { return a.Log.Ready() != nil }
 	r := chi.NewRouter()
 	r.Use(a.recoverPanics, a.cors())
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
@@ -254,7 +256,7 @@ func (a *api) sseOptions(r *http.Request, request *protocol.SubscribeRequest, gr
 		InitialCheckpoint: !request.HasCursor,
 		SpreadReturn:      looksLikeEventSource(r),
 		SeparateWrites:    a.SeparateWrites,
-		Away:              func() bool { return a.Log.Ready() != nil },
+		Away:              a.away,
 	}
 	if grants != nil {
 		o.Expires, o.ExpiryEvent = grants.Expires, request.ExpiryEvent

@@ -16,10 +16,14 @@ type capacity struct {
 	mu        sync.Mutex
 	streams   int
 	byAddress map[netip.Prefix]int // those with a stream only
+
+	uncounted func() // release, made once: each stream keeps what it gets
 }
 
 func newCapacity(limit, perAddress int) *capacity {
-	return &capacity{max: limit, maxPerAddress: perAddress, byAddress: map[netip.Prefix]int{}}
+	c := &capacity{max: limit, maxPerAddress: perAddress, byAddress: map[netip.Prefix]int{}}
+	c.uncounted = c.release
+	return c
 }
 
 // take counts a stream until release is called, exactly once. A problem: there
@@ -48,17 +52,23 @@ func (c *capacity) take(client netip.Addr) (release func(), full *problem) {
 	if counted {
 		c.byAddress[network]++
 	}
+	if !counted {
+		return c.uncounted, nil
+	}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.streams--
-		if !counted {
-			return
-		}
 		if c.byAddress[network]--; c.byAddress[network] == 0 {
 			delete(c.byAddress, network)
 		}
 	}, nil
+}
+
+func (c *capacity) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streams--
 }
 
 // networkOf is what counts as one address. Who has an IPv6 address has all of

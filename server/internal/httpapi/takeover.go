@@ -30,18 +30,15 @@ func (a *api) suitsLoop(r *http.Request) bool {
 }
 
 // leaveToLoop takes the connection from net/http and leaves it, with the answer
-// of which only the fields are known, to the loop. After an error the
-// connection is as it was, or closed.
+// of which only the fields are known, to the loop. After an error nothing can be
+// answered any more.
 func (a *api) leaveToLoop(w http.ResponseWriter, h sse.Hijacked) error {
 	h.Head = responseHead(w.Header())
 	var err error
 	if h.Conn, _, err = http.NewResponseController(w).Hijack(); err != nil {
 		return err
 	}
-	if err = a.Loop.Add(h); err != nil {
-		_ = h.Conn.Close()
-	}
-	return err
+	return a.Loop.Add(h)
 }
 
 // responseHead is what net/http would send for an answer that ends with its

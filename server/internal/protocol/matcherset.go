@@ -7,19 +7,26 @@ import "slices"
 // empty and matches nothing.
 type MatcherSet struct {
 	matchers []*Matcher
-	// literals holds the topics of matchers that match exactly one.
-	literals map[string]struct{}
-	// topics is literals in order of first appearance.
+	// topics are those of matchers that match exactly one, without duplicates, in
+	// order of first appearance.
 	topics []string
+	// literals finds them, if they are more than fewLiterals: a map takes more
+	// memory than all else of a stream's matchers.
+	literals map[string]struct{}
 	// others are asked one by one.
 	others []*Matcher
 	// all is set if one of the matchers is the wildcard.
 	all bool
 }
 
+const fewLiterals = 8
+
 // NewMatcherSet returns the set of ms, in order. It keeps the slice.
 func NewMatcherSet(ms []*Matcher) *MatcherSet {
-	s := &MatcherSet{matchers: ms, literals: make(map[string]struct{}, len(ms))}
+	s := &MatcherSet{matchers: ms}
+	if len(ms) > fewLiterals {
+		s.literals = make(map[string]struct{}, len(ms))
+	}
 	for _, m := range ms {
 		switch {
 		case m.all:
@@ -27,9 +34,12 @@ func NewMatcherSet(ms []*Matcher) *MatcherSet {
 		case !m.literal():
 			s.others = append(s.others, m)
 		default:
-			if _, known := s.literals[m.value]; !known {
+			if s.hasLiteral(m.value) {
+				continue
+			}
+			s.topics = append(s.topics, m.value)
+			if s.literals != nil {
 				s.literals[m.value] = struct{}{}
-				s.topics = append(s.topics, m.value)
 			}
 		}
 	}
@@ -74,7 +84,7 @@ func (s *MatcherSet) match(t *Topic) bool {
 	if s.all {
 		return true
 	}
-	if _, ok := s.literals[t.raw]; ok {
+	if s.hasLiteral(t.raw) {
 		return true
 	}
 	for _, m := range s.others {
@@ -83,6 +93,14 @@ func (s *MatcherSet) match(t *Topic) bool {
 		}
 	}
 	return false
+}
+
+func (s *MatcherSet) hasLiteral(topic string) bool {
+	if s.literals == nil {
+		return slices.Contains(s.topics, topic)
+	}
+	_, ok := s.literals[topic]
+	return ok
 }
 
 // ExactTopics returns the topics that the set matches literally, without

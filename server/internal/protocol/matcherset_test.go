@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,6 +28,8 @@ func TestMatcherSet(t *testing.T) {
 			[]string{"c/1", "/b/1", "a"},
 			true, true,
 		},
+		{"one of many", NewMatcherSet(exacts(t, 2*fewLiterals)), []string{"15", "x"}, true, false},
+		{"none of many", NewMatcherSet(exacts(t, 2*fewLiterals)), []string{"16"}, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -41,6 +44,15 @@ func TestMatcherSet(t *testing.T) {
 	}
 }
 
+// exacts match 0, 1, and so on, each twice.
+func exacts(t *testing.T, n int) (matchers []*Matcher) {
+	t.Helper()
+	for i := range 2 * n {
+		matchers = append(matchers, mustExact(t, strconv.Itoa(i%n)))
+	}
+	return matchers
+}
+
 func TestMatcherSetExactTopics(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -50,6 +62,7 @@ func TestMatcherSetExactTopics(t *testing.T) {
 		only     bool
 	}{
 		{"empty", nil, nil, true},
+		{"many", exacts(t, 10), []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, true},
 		{"exact", []*Matcher{mustExact(t, "b"), mustExact(t, "a"), mustExact(t, "b")}, []string{"b", "a"}, true},
 		{"plain selector", []*Matcher{mustSelector(t, "https://h/a"), mustSelector(t, "{")}, []string{"https://h/a", "{"}, true},
 		{"template", []*Matcher{mustExact(t, "a"), mustSelector(t, "{a}")}, []string{"a"}, false},

@@ -99,13 +99,19 @@ func (l *Loop) Done() <-chan struct{} { return l.done }
 // errLoopClosed: the hub stops.
 var errLoopClosed = errors.New("the hub is shutting down")
 
-// Add takes a stream over. After an error nothing was taken.
+// Add takes a stream and its connection over. After an error the connection is
+// closed, and the stream is still the caller's.
 func (l *Loop) Add(h Hijacked) error {
 	sock, err := newSocket(h.Conn, l.config.DispatchTimeout, h.Options.Expires)
 	if err != nil {
+		_ = h.Conn.Close()
 		return fmt.Errorf("take over a connection: %w", err)
 	}
-	return l.add(sock, h)
+	if err := l.add(sock, h); err != nil {
+		sock.close()
+		return err
+	}
+	return nil
 }
 
 func (l *Loop) add(sock *socket, h Hijacked) error {

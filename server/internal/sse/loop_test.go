@@ -27,6 +27,7 @@ type loopFixture struct {
 	listener    net.Listener
 	reasons     chan Reason
 	position    protocol.Position
+	portable    bool // as on systems where newTransport does nothing special
 
 	mu      sync.Mutex
 	history []protocol.Entry // that is no longer in the tail
@@ -118,7 +119,12 @@ func (f *loopFixture) open(t *testing.T, cursor protocol.EventID, o Options, wra
 	if err != nil {
 		t.Fatal(err)
 	}
-	sock, err := newSocket(conn, f.loop.config.DispatchTimeout, o.Expires)
+	sock := &socket{timeout: f.loop.config.DispatchTimeout, expires: o.Expires}
+	if f.portable {
+		sock.transport, err = newTCPTransport(conn.(*net.TCPConn)) //nolint:forcetypeassert // accepted as such
+	} else {
+		sock, err = newSocket(conn, sock.timeout, sock.expires)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,92 +186,111 @@ func (l *lineReader) next() (string, error) {
 	}
 }
 
+// withEachTransport tests with that of this system, and with that of all.
+func withEachTransport(t *testing.T, config LoopConfig, tailBytes int, test func(t *testing.T, f *loopFixture)) {
+	t.Helper()
+	for _, name := range []string{"bare", "portable"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newLoopFixture(t, config, tailBytes)
+			f.portable = name == "portable"
+			test(t, f)
+		})
+	}
+}
+
 func TestLoopDelivers(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Minute}, 1<<20)
-	var peers []*net.TCPConn
-	for range 50 {
-		peers = append(peers, f.open(t, "", Options{}, nil))
-	}
-	f.publish(500, 100)
-	for _, peer := range peers {
-		wantIDs(t, peer, 1, 500)
-	}
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Minute}, 1<<20, func(t *testing.T, f *loopFixture) {
+		var peers []*net.TCPConn
+		for range 50 {
+			peers = append(peers, f.open(t, "", Options{}, nil))
+		}
+		f.publish(500, 100)
+		for _, peer := range peers {
+			wantIDs(t, peer, 1, 500)
+		}
+	})
 }
 
 // A replay that memory does not hold is read aside, and handed over to what is
 // live.
 func TestLoopReplaysHistory(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Minute}, 4<<10)
-	f.publish(300, 100)
-	var peers []*net.TCPConn
-	for range 20 {
-		peers = append(peers, f.open(t, "0", Options{}, nil))
-	}
-	f.publish(300, 100)
-	for _, peer := range peers {
-		wantIDs(t, peer, 1, 600)
-	}
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Minute}, 4<<10, func(t *testing.T, f *loopFixture) {
+		f.publish(300, 100)
+		var peers []*net.TCPConn
+		for range 20 {
+			peers = append(peers, f.open(t, "0", Options{}, nil))
+		}
+		f.publish(300, 100)
+		for _, peer := range peers {
+			wantIDs(t, peer, 1, 600)
+		}
+	})
 }
 
 // A peer that takes nothing for a while gets everything in the end; others do not
 // wait for it.
 func TestLoopDoesNotWait(t *testing.T) { // Spec: S-23
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Hour}, 1<<20)
-	slow, quick := f.open(t, "", Options{}, nil), f.open(t, "", Options{}, nil)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		wantIDs(t, quick, 1, 400)
-	}()
-	f.publish(400, 50_000)
-	<-done
-	wantIDs(t, slow, 1, 400)
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Hour}, 1<<20, func(t *testing.T, f *loopFixture) {
+		slow, quick := f.open(t, "", Options{}, nil), f.open(t, "", Options{}, nil)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			wantIDs(t, quick, 1, 400)
+		}()
+		f.publish(400, 50_000)
+		<-done
+		wantIDs(t, slow, 1, 400)
+	})
 }
 
 // Spec: S-23. A peer that takes nothing for too long is closed.
 func TestLoopClosesStuckPeers(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: 500 * time.Millisecond}, 1<<20)
-	f.open(t, "", Options{}, nil)
-	f.publish(400, 50_000)
-	f.wantReason(t, TooSlow)
+	withEachTransport(t, LoopConfig{DispatchTimeout: 500 * time.Millisecond}, 1<<20, func(t *testing.T, f *loopFixture) {
+		f.open(t, "", Options{}, nil)
+		f.publish(400, 50_000)
+		f.wantReason(t, TooSlow)
+	})
 }
 
 // Spec: R-2. A socket that is closed is noticed without a write to it.
 func TestLoopNoticesPeersThatClose(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{}, 1<<20)
-	for _, end := range []func(*net.TCPConn){
-		func(c *net.TCPConn) { _ = c.Close() },
-		func(c *net.TCPConn) { _ = c.CloseWrite() },
-		func(c *net.TCPConn) {
-			_ = c.SetLinger(0) // sends a reset
-			_ = c.Close()
-		},
-		func(c *net.TCPConn) {
-			_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) // nobody reads it
-			_ = c.Close()
-		},
-	} {
-		peer := f.open(t, "", Options{}, nil)
-		wantHead(t, peer)
-		end(peer)
-		f.wantReason(t, ClientGone)
-	}
+	withEachTransport(t, LoopConfig{}, 1<<20, func(t *testing.T, f *loopFixture) {
+		for _, end := range []func(*net.TCPConn){
+			func(c *net.TCPConn) { _ = c.Close() },
+			func(c *net.TCPConn) { _ = c.CloseWrite() },
+			func(c *net.TCPConn) {
+				_ = c.SetLinger(0) // sends a reset
+				_ = c.Close()
+			},
+			func(c *net.TCPConn) {
+				_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) // nobody reads it
+				_ = c.Close()
+			},
+		} {
+			peer := f.open(t, "", Options{}, nil)
+			wantHead(t, peer)
+			end(peer)
+			f.wantReason(t, ClientGone)
+		}
+	})
 }
 
 // A peer that closes while it takes nothing is noticed, too.
 func TestLoopNoticesStuckPeersThatClose(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Hour}, 1<<20)
-	peer := f.open(t, "", Options{}, nil)
-	wantHead(t, peer)
-	f.publish(400, 50_000)
-	_ = peer.CloseWrite()
-	f.wantReason(t, ClientGone)
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Hour}, 1<<20, func(t *testing.T, f *loopFixture) {
+		peer := f.open(t, "", Options{}, nil)
+		wantHead(t, peer)
+		f.publish(400, 50_000)
+		_ = peer.CloseWrite()
+		f.wantReason(t, ClientGone)
+	})
 }
 
 func wantHead(t *testing.T, peer net.Conn) {
@@ -280,40 +305,42 @@ func wantHead(t *testing.T, peer net.Conn) {
 // if the peer has sent what nobody reads.
 func TestLoopEndsConnectionsCleanly(t *testing.T) { // Spec: S-24
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Minute}, 1<<20)
-	peer := f.open(t, "", Options{}, nil)
-	if _, err := peer.Write(bytes.Repeat([]byte("x"), 100_000)); err != nil {
-		t.Fatal(err)
-	}
-	f.publish(1, 1_000_000)
-	f.publish(1, 10)
-	lines := newLines(peer)
-	for line := ""; !strings.HasPrefix(line, "data: "); {
-		var err error
-		if line, err = lines.next(); err != nil {
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Minute}, 1<<20, func(t *testing.T, f *loopFixture) {
+		peer := f.open(t, "", Options{}, nil)
+		if _, err := peer.Write(bytes.Repeat([]byte("x"), 100_000)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	wantIDs(t, io.MultiReader(bytes.NewReader(lines.kept), peer), 2, 2)
-	f.broadcaster.End(broadcast.ErrEnded)
-	if _, err := io.ReadAll(peer); err != nil {
-		t.Errorf("the end is %v", err)
-	}
-	f.wantReason(t, Shutdown)
+		f.publish(1, 1_000_000)
+		f.publish(1, 10)
+		lines := newLines(peer)
+		for line := ""; !strings.HasPrefix(line, "data: "); {
+			var err error
+			if line, err = lines.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantIDs(t, io.MultiReader(bytes.NewReader(lines.kept), peer), 2, 2)
+		f.broadcaster.End(broadcast.ErrEnded)
+		if _, err := io.ReadAll(peer); err != nil {
+			t.Errorf("the end is %v", err)
+		}
+		f.wantReason(t, Shutdown)
+	})
 }
 
 // A block that the peer has a part of is finished before the connection ends.
 func TestLoopFinishesWhatItBegan(t *testing.T) {
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{DispatchTimeout: time.Minute}, 64<<20)
-	peer := f.open(t, "", Options{}, nil)
-	wantHead(t, peer)
-	f.publish(1, 20_000_000) // more than the kernel takes
-	f.broadcaster.End(broadcast.ErrEnded)
-	all, err := io.ReadAll(peer)
-	if want := len("id: 1\ndata: \n\n") + 20_000_000; err != nil || len(all) != want && len(all) != 0 {
-		t.Errorf("%d bytes of %d, %v", len(all), want, err)
-	}
+	withEachTransport(t, LoopConfig{DispatchTimeout: time.Minute}, 64<<20, func(t *testing.T, f *loopFixture) {
+		peer := f.open(t, "", Options{}, nil)
+		wantHead(t, peer)
+		f.publish(1, 20_000_000) // more than the kernel takes
+		f.broadcaster.End(broadcast.ErrEnded)
+		all, err := io.ReadAll(peer)
+		if want := len("id: 1\ndata: \n\n") + 20_000_000; err != nil || len(all) != want && len(all) != 0 {
+			t.Errorf("%d bytes of %d, %v", len(all), want, err)
+		}
+	})
 }
 
 // recorder notes writes.
@@ -395,24 +422,25 @@ func TestLoopGoesOnBehindPartialWrites(t *testing.T) {
 // Deadlines come one by one, each at its time.
 func TestLoopDeadlines(t *testing.T) { // Spec: W-7, S-21, S-22
 	t.Parallel()
-	f := newLoopFixture(t, LoopConfig{}, 1<<20)
-	beating := f.open(t, "", Options{Heartbeat: 50 * time.Millisecond, Lifetime: time.Second}, nil)
-	began := time.Now()
-	all, err := io.ReadAll(beating)
-	if beats := strings.Count(string(all), protocol.Comment); err != nil || beats < 5 || beats > 21 {
-		t.Errorf("%d heartbeats, %v", beats, err)
-	}
-	if took := time.Since(began); took < 900*time.Millisecond {
-		t.Errorf("it lived %s", took)
-	}
-	f.wantReason(t, Lifetime)
-	expires := time.Now().Add(500 * time.Millisecond)
-	expiring := f.open(t, "", Options{Heartbeat: time.Hour, Expires: expires}, nil)
-	_, _ = io.ReadAll(expiring)
-	if time.Now().Before(expires) {
-		t.Error("ended before the token expired")
-	}
-	f.wantReason(t, TokenExpired)
+	withEachTransport(t, LoopConfig{}, 1<<20, func(t *testing.T, f *loopFixture) {
+		beating := f.open(t, "", Options{Heartbeat: 50 * time.Millisecond, Lifetime: time.Second}, nil)
+		began := time.Now()
+		all, err := io.ReadAll(beating)
+		if beats := strings.Count(string(all), protocol.Comment); err != nil || beats < 5 || beats > 21 {
+			t.Errorf("%d heartbeats, %v", beats, err)
+		}
+		if took := time.Since(began); took < 900*time.Millisecond {
+			t.Errorf("it lived %s", took)
+		}
+		f.wantReason(t, Lifetime)
+		expires := time.Now().Add(500 * time.Millisecond)
+		expiring := f.open(t, "", Options{Heartbeat: time.Hour, Expires: expires}, nil)
+		_, _ = io.ReadAll(expiring)
+		if time.Now().Before(expires) {
+			t.Error("ended before the token expired")
+		}
+		f.wantReason(t, TokenExpired)
+	})
 }
 
 // A loop that has stopped takes nothing, and leaves nothing behind.
@@ -564,7 +592,6 @@ func (s *sinks) await(bytes int) {
 	s.mu.Unlock()
 }
 
-func (s *sinks) Read([]byte) (int, error)         { return 0, io.EOF }
 func (s *sinks) Write(b []byte) (int, error)      { return s.tryWrite(b) }
 func (s *sinks) SetWriteDeadline(time.Time) error { return nil }
 func (s *sinks) control(func(fd uintptr)) error   { return nil }

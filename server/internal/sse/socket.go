@@ -22,7 +22,8 @@ type socket struct {
 
 // transport is a connection in the form that can be written to without waiting.
 type transport interface {
-	io.ReadWriter // waits
+	io.Writer // waits
+	// SetWriteDeadline may be called at any time, until close.
 	SetWriteDeadline(at time.Time) error
 	// tryWrite hands on what is taken at once.
 	tryWrite(b []byte) (n int, err error)

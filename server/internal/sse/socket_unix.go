@@ -17,33 +17,52 @@ func Suits(conn net.Conn) bool {
 
 var errUnsuitable = errors.New("not a TCP connection")
 
+// newSocket takes a connection over. After an error it is as it was.
 func newSocket(conn net.Conn, timeout time.Duration, expires time.Time) (*socket, error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return nil, errUnsuitable
 	}
-	raw, err := tcp.SyscallConn()
+	transport, err := newTransport(tcp)
 	if err != nil {
-		return nil, err
-	}
-	transport := tcpTransport{TCPConn: tcp}
-	if err := raw.Control(func(fd uintptr) { transport.fd = int(fd) }); err != nil {
 		return nil, err
 	}
 	return &socket{transport: transport, timeout: timeout, expires: expires}, nil
 }
 
-// tcpTransport bypasses the waiting of net.Conn, and what that costs.
+// tcpTransport bypasses the waiting of net.Conn, and what that costs. It is for
+// all systems; see newTransport.
 type tcpTransport struct {
 	*net.TCPConn
-	// fd stays in the care of package net, and is valid until close is called:
-	// by whoever has the client, as all other methods but SetWriteDeadline are.
-	fd int
+	descriptor // in the care of package net
 }
 
-func (t tcpTransport) tryWrite(b []byte) (int, error) {
+func newTCPTransport(conn *net.TCPConn) (transport, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	t := &tcpTransport{TCPConn: conn}
+	return t, raw.Control(func(fd uintptr) { t.descriptor = descriptor(fd) })
+}
+
+func (t *tcpTransport) closeWrite() {
+	t.discard()
+	_ = t.CloseWrite()
+}
+
+func (t *tcpTransport) close() {
+	t.discard()
+	_ = t.Close()
+}
+
+// descriptor is that of a connection that does not block. It is valid until it is
+// closed, by whoever has the client, as all of this is.
+type descriptor int
+
+func (d descriptor) tryWrite(b []byte) (int, error) {
 	for {
-		switch n, err := syscall.Write(t.fd, b); err { //nolint:errorlint // a system call's own
+		switch n, err := syscall.Write(int(d), b); err { //nolint:errorlint // a system call's own
 		case syscall.EINTR:
 		case nil, syscall.EAGAIN:
 			return max(n, 0), nil
@@ -53,30 +72,20 @@ func (t tcpTransport) tryWrite(b []byte) (int, error) {
 	}
 }
 
-func (t tcpTransport) control(f func(fd uintptr)) error {
-	f(uintptr(t.fd))
+func (d descriptor) control(f func(fd uintptr)) error {
+	f(uintptr(d))
 	return nil
 }
 
 // maxDiscard bounds how much input is read only to be thrown away.
 const maxDiscard = 256 << 10
 
-func (t tcpTransport) closeWrite() {
-	t.discard()
-	_ = t.CloseWrite()
-}
-
-func (t tcpTransport) close() {
-	t.discard()
-	_ = t.Close()
-}
-
 // discard reads what has come: nothing is expected on a connection that carries
 // a stream.
-func (t tcpTransport) discard() {
+func (d descriptor) discard() {
 	buffer := make([]byte, 4<<10)
 	for left := maxDiscard; left > 0; {
-		n, err := syscall.Read(t.fd, buffer)
+		n, err := syscall.Read(int(d), buffer)
 		if n <= 0 && !errors.Is(err, syscall.EINTR) {
 			return
 		}

@@ -2,7 +2,10 @@
 
 package sse
 
-import "sync"
+import (
+	"io"
+	"sync"
+)
 
 // watcher notices peers that close, with a goroutine for each that reads. What
 // it reads is thrown away: nothing is expected.
@@ -16,10 +19,11 @@ type watchID struct{}
 func newWatcher() (*watcher, error) { return &watcher{stopped: make(chan struct{})}, nil }
 
 func (w *watcher) add(c *client) error {
+	in := c.socket.transport.(io.Reader) //nolint:forcetypeassert // see newTransport
 	w.readers.Go(func() {
 		var buffer [64]byte
 		for {
-			if _, err := c.socket.Read(buffer[:]); err != nil {
+			if _, err := in.Read(buffer[:]); err != nil {
 				c.peerGone()
 				return
 			}
