@@ -37,6 +37,7 @@ func (s *Server) logConfig() eventlog.Config {
 			MaxAge: s.config.HistoryMaxAge, MaxUpdates: int64(s.config.HistoryMaxUpdates), MaxBytes: int64(s.config.HistoryMaxBytes),
 		},
 		RecentBytes: int64(s.config.TailBytes),
+		QueueBytes:  int(s.config.QueueBytes),
 		Logger:      s.logger,
 	}
 }

@@ -118,6 +118,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	broadcaster := broadcast.New(broadcast.Config{
 		History: history{log}, Beginning: history{log}, TailBytes: int(s.config.TailBytes),
+		PendingBytes: int(s.config.PendingBytes), MaxUnanchored: s.config.MaxUnanchored,
 	})
 	s.broadcaster.Store(broadcaster)
 	hub := parts{log: log, broadcaster: broadcaster}

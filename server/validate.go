@@ -143,6 +143,9 @@ func (c *Config) checkLimits() (problems []error) {
 	}{
 		{"MERCURE_MAX_STREAMS", int64(c.MaxStreams), 0, math.MaxInt64},
 		{"MERCURE_MAX_STREAMS_PER_ADDRESS", int64(c.MaxStreamsPerAddress), 0, math.MaxInt64},
+		{"MERCURE_MAX_UNANCHORED_PATTERNS", int64(c.MaxUnanchored), 0, math.MaxInt64},
+		{"MERCURE_QUEUE_BYTES", int64(c.QueueBytes), 1, math.MaxInt64},
+		{"MERCURE_PENDING_BYTES", int64(c.PendingBytes), 1, math.MaxInt64},
 		{"MERCURE_HISTORY_MAX_UPDATES", int64(c.HistoryMaxUpdates), 0, math.MaxInt64},
 		{"MERCURE_HISTORY_MAX_BYTES", int64(c.HistoryMaxBytes), 0, math.MaxInt64},
 		{"MERCURE_MAX_TOPICS", int64(c.MaxTopics), 1, maxTopics},

@@ -65,6 +65,9 @@ type Config struct {
 	// PendingBytes bounds what waits for one stream before it counts as
 	// behind; zero means 64 KiB.
 	PendingBytes int
+	// MaxUnanchored bounds the distinct matchers that cannot be found by the
+	// beginning of a topic and so are asked about every update; zero: no limit.
+	MaxUnanchored int
 }
 
 var (
@@ -72,6 +75,8 @@ var (
 	ErrNotStarted = errors.New("the log has not been read yet")
 	// ErrEnded: the Broadcaster was closed.
 	ErrEnded = errors.New("the hub is shutting down")
+	// ErrTooManyPatterns: see Config.MaxUnanchored.
+	ErrTooManyPatterns = errors.New("there are as many patterns without a literal host as there may be")
 	// ErrRevoked: what let the subscriber in no longer counts.
 	ErrRevoked = errors.New("the key that verified the token was removed")
 	// ErrInterrupted: the order between what a stream got and what comes next
@@ -303,7 +308,8 @@ type Subscription struct {
 // Subscribe registers a stream. From its return on, every matching update
 // behind the cursor reaches it. The caller must Close it.
 //
-// Errors: ErrNotStarted, ErrEnded, what History returns, or that of ctx.
+// Errors: ErrNotStarted, ErrEnded, ErrTooManyPatterns, what History returns, or
+// that of ctx.
 func (b *Broadcaster) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
 	s := &Stream{
 		broadcaster: b,
@@ -357,6 +363,10 @@ func (b *Broadcaster) register(s *Stream, live bool, generation int) (again bool
 		return false, ErrNotStarted
 	case b.generation != generation:
 		return true, nil
+	case b.config.MaxUnanchored > 0:
+		if more := b.index.newUnanchored(s.matchers); more > 0 && b.index.unanchored+more > b.config.MaxUnanchored {
+			return false, ErrTooManyPatterns
+		}
 	}
 	switch {
 	case live:

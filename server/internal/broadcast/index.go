@@ -14,6 +14,8 @@ type index struct {
 	exact    map[string]*distinct // by topic
 	patterns map[protocol.MatcherKey]*distinct
 	spaces   map[protocol.IndexSpace]*prefixes
+	// unanchored is how many of the patterns are.
+	unanchored int
 }
 
 // distinct is a matcher and the streams that have an interchangeable one.
@@ -112,7 +114,20 @@ func (x *index) remove(s *Stream) {
 	s.members = nil
 }
 
+// newUnanchored counts those of a stream's matchers that no other stream has.
+func (x *index) newUnanchored(matchers *protocol.MatcherSet) (n int) {
+	for _, matcher := range matchers.Matchers() {
+		if matcher.Unanchored() && x.patterns[matcher.Key()] == nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (x *index) addPattern(d *distinct) {
+	if d.matcher.Unanchored() {
+		x.unanchored++
+	}
 	space := d.matcher.IndexSpace()
 	p := x.spaces[space]
 	if p == nil {
@@ -128,6 +143,9 @@ func (x *index) addPattern(d *distinct) {
 }
 
 func (x *index) removePattern(d *distinct) {
+	if d.matcher.Unanchored() {
+		x.unanchored--
+	}
 	space, prefix := d.matcher.IndexSpace(), d.matcher.IndexPrefix()
 	p := x.spaces[space]
 	same := p.byPrefix[prefix]

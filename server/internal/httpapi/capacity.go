@@ -26,6 +26,13 @@ func newCapacity(limit, perAddress int) *capacity {
 	return c
 }
 
+// errTooManyPatterns is for matchers that would make every publish slower.
+var errTooManyPatterns = &problem{
+	status: http.StatusTooManyRequests, code: "too-many-patterns", retry: retrySeconds,
+	detail: "The hub has as many patterns without a literal host as it may; subscribe to a pattern that names its scheme and host, or try again later.",
+	reason: "as many distinct patterns without a literal host are subscribed to as MERCURE_MAX_UNANCHORED_PATTERNS allows",
+}
+
 // take counts a stream until release is called, exactly once. A problem: there
 // is no room for it.
 func (c *capacity) take(client netip.Addr) (release func(), full *problem) {

@@ -58,6 +58,9 @@ func (a *api) subscribe(w http.ResponseWriter, r *http.Request) error {
 		return a.refuse(w, r, request, broadcast.ErrEnded)
 	}
 	stream, err := a.Broadcaster.Subscribe(r.Context(), subscription)
+	if errors.Is(err, broadcast.ErrTooManyPatterns) {
+		err = errTooManyPatterns
+	}
 	if err != nil {
 		return a.refuse(w, r, request, err)
 	}

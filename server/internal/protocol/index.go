@@ -1,5 +1,7 @@
 package protocol
 
+import "strings"
+
 // An index over many matchers keeps them by literal prefix, and asks only
 // those whose prefix begins the key of a topic.
 
@@ -58,6 +60,21 @@ func (m *Matcher) IndexPrefix() string {
 		prefix = m.value
 	}
 	return prefix[:min(len(prefix), maxIndexPrefix)]
+}
+
+// Unanchored reports whether the prefix of a pattern or template does not even name
+// a host, so that it is asked about nearly every topic.
+func (m *Matcher) Unanchored() bool {
+	switch {
+	case m.all:
+		return false
+	case m.pattern != nil:
+		return m.pattern.protocol.how != matchLiteral || m.pattern.hostname.how != matchLiteral
+	case m.template != nil:
+		scheme, rest, found := strings.Cut(m.template.head, "://")
+		return rest == "" && (found || scheme == "")
+	}
+	return false
 }
 
 // indexPrefix joins components like components.indexKey does, up to the first
