@@ -119,6 +119,9 @@ func (l *load) nextSource(publisher, source int) int {
 func (p pace) wait(ctx context.Context, began time.Time, turn, accepted int64) (time.Time, error) {
 	if p.rate > 0 {
 		due := began.Add(time.Duration(float64(turn) / p.rate * float64(time.Second)))
+		if p.count == 0 && due.Sub(began) >= p.duration {
+			return due, nil // there is no such turn, and no reason to wait for it
+		}
 		return due, sleepUntil(ctx, due)
 	}
 	for p.ahead > 0 && accepted-p.delivered() > p.ahead {
