@@ -99,7 +99,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, warning := range s.settings.warnings {
 		s.logger.Warn("configuration", "warning", warning)
 	}
-	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(ctx, "tcp", s.config.Addr)
+	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", s.config.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on MERCURE_ADDR %s: %w", s.config.Addr, err)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -13,7 +14,17 @@ import (
 // given it up, a heartbeat for one, is waited for anew.
 
 // keepAlive is for peers that nothing is sent to.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+//
+// It begins at another time for each. Kernels fire timers of seconds in bundles of
+// a quarter of a second, so the probes of thousands of streams that were opened in
+// a rush, and then heard nothing, left at once: more than a queue of 1,000 packets
+// takes, always the same ones were dropped, and peers that were alive given up.
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{
+		Enable: true,
+		Idle:   time.Duration(8+rand.IntN(8)) * time.Second, Interval: 5 * time.Second, Count: 3,
+	}
+}
 
 // silentPeerTimeout is for one that something was sent to. Left to itself the
 // kernel goes on trying for a quarter of an hour, and takes heartbeats all the
@@ -33,6 +44,7 @@ func (s *Server) configureConn(ctx context.Context, conn net.Conn) context.Conte
 	if !ok {
 		return ctx
 	}
+	_ = tcp.SetKeepAliveConfig(keepAlive())
 	_ = tcp.SetWriteBuffer(sendBufferBytes)
 	// The kernel counts a peer that is alive and takes nothing among the silent
 	// ones. Those are the dispatch timeout's.

@@ -37,7 +37,7 @@ func TestSilentPeersAreGivenUp(t *testing.T) {
 // accepted is the hub's side of a connection.
 func accepted(t *testing.T) net.Conn {
 	t.Helper()
-	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,4 +67,21 @@ func tcpOption(t *testing.T, conn net.Conn, name int) (value int) {
 		t.Fatal(controlErr, err)
 	}
 	return value
+}
+
+// Probes of streams that were opened together must not leave together.
+func TestKeepAliveIsSpread(t *testing.T) {
+	t.Parallel()
+	s := &Server{}
+	begins := map[int]int{}
+	for range 200 {
+		conn := accepted(t)
+		s.configureConn(t.Context(), conn)
+		begins[tcpOption(t, conn, syscall.TCP_KEEPIDLE)]++
+	}
+	for begin, n := range begins {
+		if n > 60 { // of 200 among eight; the odds are 1 in 10^9
+			t.Errorf("%d of 200 connections are probed after %d s: %v", n, begin, begins)
+		}
+	}
 }
