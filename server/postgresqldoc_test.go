@@ -64,3 +64,30 @@ func TestPostgreSQLDocumentation(t *testing.T) {
 	}
 	shop.psql(t, "shop_owner", document.Options)
 }
+
+// What the page says about costs is run in short: the numbers are nobody's here,
+// but every transaction that should publish does.
+func TestPostgreSQLDocumentationOfCosts(t *testing.T) {
+	t.Parallel()
+	document := servertest.ReadTableDocument(t, "../docs/postgresql.md")
+	shop := newShop(t)
+	shop.psql(t, "shop_owner", "CREATE TABLE orders (id bigint PRIMARY KEY, state text); INSERT INTO orders VALUES (17, 'new')")
+	stream := shop.subscribe(t)
+	shop.psql(t, "shop_owner", document.SameStatement)
+	if event := stream.Next(t); event.Data != "paid" {
+		t.Errorf("got %q", event.Data)
+	}
+	short := strings.NewReplacer("-s 10", "-s 1", "1000000", "100000", "1 8 32", "1", "-j 2 -T 5", "-t 3").Replace(document.Cost)
+	shell := exec.CommandContext(t.Context(), "bash", "-ec", short)
+	shell.Dir = t.TempDir()
+	shell.Env = append(os.Environ(), "DATABASE_URL="+shop.url(t, "shop_admin"), "PATH="+shop.server.Installation().BinDir+":"+os.Getenv("PATH"))
+	output, err := shell.CombinedOutput()
+	if runs := strings.Count(string(output), "tps = "); err != nil || runs != 6 {
+		t.Fatalf("%d runs: %v\n%s", runs, err, output)
+	}
+	for range 4 * 3 {
+		if event := stream.Next(t); !strings.HasPrefix(event.Data, "balance ") {
+			t.Errorf("got %q", event.Data)
+		}
+	}
+}

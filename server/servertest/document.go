@@ -18,6 +18,9 @@ type TableDocument struct {
 	// Change is what is written while one watches, Options a call of attach
 	// with all that it takes.
 	Change, Options string
+	// SameStatement publishes in the statement that writes; Cost compares with
+	// pgbench.
+	SameStatement, Cost string
 }
 
 // ReadTableDocument takes docs/postgresql.md from a file. Whoever adds a block to
@@ -32,8 +35,8 @@ func ReadTableDocument(t testing.TB, file string) TableDocument {
 	for _, match := range codeBlock.FindAllStringSubmatch(string(content), -1) {
 		kinds, blocks = append(kinds, match[1]), append(blocks, match[2])
 	}
-	if diff := cmp.Diff([]string{"sql", "sh", "html", "sql", "sql", "sh"}, kinds); diff != "" {
+	if diff := cmp.Diff([]string{"sql", "sh", "html", "sql", "sql", "sh", "sql", "sh"}, kinds); diff != "" {
 		t.Fatalf("the blocks of %s have changed: %s", file, diff)
 	}
-	return TableDocument{Attach: blocks[0], Load: blocks[1], Page: blocks[2], Change: blocks[3], Options: blocks[4]}
+	return TableDocument{Attach: blocks[0], Load: blocks[1], Page: blocks[2], Change: blocks[3], Options: blocks[4], SameStatement: blocks[6], Cost: blocks[7]}
 }
