@@ -62,7 +62,7 @@ type descriptor int
 
 func (d descriptor) tryWrite(b []byte) (int, error) {
 	for {
-		switch n, err := syscall.Write(int(d), b); err { //nolint:errorlint // a system call's own
+		switch n, err := syscall.Write(int(d), b); err {
 		case syscall.EINTR:
 		case nil, syscall.EAGAIN:
 			return max(n, 0), nil
