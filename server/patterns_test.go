@@ -31,11 +31,13 @@ func TestUnanchoredPatternsAreBounded(t *testing.T) {
 		"another one":              {query("match_urlpattern", "*://*/b"), http.StatusTooManyRequests},
 		"any host":                 {query("match_urlpattern", "https://*.example.com/b"), http.StatusTooManyRequests},
 		"a template for any host":  {query("topic", "https://{host}/b"), http.StatusTooManyRequests},
+		"a template for any path":  {query("topic", "https:{+x}"), http.StatusTooManyRequests},
+		"a template for any of h":  {query("topic", "h{+x}"), http.StatusTooManyRequests},
 		"beside one that is known": {query("match_urlpattern", "*://*/a", "topic", "{x}"), http.StatusTooManyRequests},
 		"one that is known":        {query("match_urlpattern", "*://*/a"), http.StatusOK},
 		"the wildcard":             {query("match_urlpattern", "*"), http.StatusOK},
 		"a host":                   {query("match_urlpattern", "https://example.com/*", "match_urlpattern", "/books/:id"), http.StatusOK},
-		"an opaque scheme":         {query("match_urlpattern", `urn\:uuid\:*`, "topic", "urn:{x}"), http.StatusOK},
+		"an opaque scheme":         {query("match_urlpattern", `urn\:uuid\:*`, "topic", "urn:{x}", "topic", "https://h{x}"), http.StatusOK},
 		"an exact topic":           {query("match", "*://*/b"), http.StatusOK},
 	} {
 		if a := send(t, "HEAD", hub.URL+"?"+test.query.Encode(), ""); a.status != test.want {

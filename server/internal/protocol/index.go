@@ -71,8 +71,12 @@ func (m *Matcher) Unanchored() bool {
 	case m.pattern != nil:
 		return m.pattern.protocol.how != matchLiteral || m.pattern.hostname.how != matchLiteral
 	case m.template != nil:
-		scheme, rest, found := strings.Cut(m.template.head, "://")
-		return rest == "" && (found || scheme == "")
+		head := m.template.head
+		web := "https://"
+		if strings.HasPrefix(head, "http:") {
+			web = "http://"
+		}
+		return head == web[:min(len(head), len(web))] || strings.HasSuffix(head, "://")
 	}
 	return false
 }
