@@ -217,7 +217,6 @@ var hubsOfAllShapes = []string{
 	"https://shop.example/push/hub/",
 	"https://shop.example",
 	"https://shop.example/café/a b%2F",
-	"https://shop.example/C:/hub",
 	"https://shop.example//hub",
 	"https://shop.example/*/(hub)|[x]^'+.*",
 }

@@ -58,10 +58,19 @@ func ParseHubURL(raw string) (*HubURL, error) {
 		base:   u,
 	}
 	h.reserved = comparablePath(h.path)
+	if hasDriveLetter(h.reserved) {
+		return nil, fmt.Errorf("parse hub URL: the path %s begins with a drive letter, which topics can spell in ways of their own; choose another one", excerpt(h.path))
+	}
 	if !strings.Contains(h.reserved, "%") {
 		h.reservedEnd = h.reserved[strings.LastIndexByte(h.reserved, '/')+1:]
 	}
 	return h, nil
+}
+
+// hasDriveLetter recognizes paths that URL parsers also make of file URLs with a
+// bar: file:///C|/x has the path /C:/x.
+func hasDriveLetter(path string) bool {
+	return len(path) >= 3 && isAlpha(path[1]) && path[2] == ':' && (len(path) == 3 || path[3] == '/')
 }
 
 // String returns the canonical URL.

@@ -41,6 +41,9 @@ func TestParseHubURLRefuses(t *testing.T) {
 		"bad host":    "https://a b/hub",
 		"no host":     "https://",
 		"bad port":    "https://hub.example.com:99999/hub",
+		"drive":       "https://hub.example.com/C:",
+		"below drive": "https://hub.example.com/c:/hub",
+		"same drive":  "https://hub.example.com/%43:",
 	} {
 		if h, err := ParseHubURL(raw); err == nil {
 			t.Errorf("%s: got %s, want an error", name, h)
