@@ -21,7 +21,11 @@ func newTransport(conn *net.TCPConn) (transport, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if errno != 0 {
+	switch errno {
+	case 0:
+	case syscall.EMFILE, syscall.ENFILE: // this one has its descriptor
+		return newTCPTransport(conn)
+	default:
 		return nil, os.NewSyscallError("fcntl", errno)
 	}
 	_ = conn.Close() // not the connection: that is the descriptor's now

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// watcher notices peers that close, with one epoll instance for all. It looks at
-// descriptors that package net has in its own, and never reads.
+// watcher notices peers that close, with one epoll instance for all. It never
+// reads.
 type watcher struct {
 	epoll int
 	// wakeRead and wakeWrite are a pipe: writing to it ends run.
