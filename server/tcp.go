@@ -18,11 +18,15 @@ import (
 // It begins at another time for each. Kernels fire timers of seconds in bundles of
 // a quarter of a second, so the probes of thousands of streams that were opened in
 // a rush, and then heard nothing, left at once: more than a queue of 1,000 packets
-// takes, always the same ones were dropped, and peers that were alive given up.
+// takes, always the same ones were dropped, and peers that were alive given up. So
+// spread, a bundle has a 28th of what a second opened, times the seconds the rush
+// took, up to seven; and who met once does not meet again.
 func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{
-		Enable: true,
-		Idle:   time.Duration(8+rand.IntN(8)) * time.Second, Interval: 5 * time.Second, Count: 3,
+		Enable:   true,
+		Idle:     time.Duration(8+rand.IntN(7)) * time.Second,
+		Interval: time.Duration(4+rand.IntN(2)) * time.Second,
+		Count:    3,
 	}
 }
 
