@@ -321,7 +321,8 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-DROP FUNCTION mercure.outbox_waiting(text);
+
+-- mercure.outbox_waiting stays: calls that are running still use it.
 
 -- One constraint instead of two: each is read and set up anew by every INSERT.
 -- +goose StatementBegin
@@ -369,27 +370,8 @@ ALTER TABLE mercure.outbox
         mercure.is_ordinary_update(topics, data, type, id)
         OR (mercure.check_topics(topics) AND mercure.check_data(data) AND mercure.check_id(id) AND mercure.check_type(type))
     ) NOT VALID,
-    ADD CONSTRAINT outbox_idempotency_key CHECK (idempotency_key IS NULL OR mercure.check_idempotency_key(idempotency_key)) NOT VALID;
+    ADD CONSTRAINT outbox_idempotency_key CHECK (idempotency_key IS NULL OR mercure.check_idempotency_key(idempotency_key));
 DROP FUNCTION mercure.check_update(text[], text, text, text, text);
--- +goose StatementBegin
-CREATE FUNCTION mercure.outbox_waiting(state text) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
-    SET enable_seqscan = off
-    SET jit = off
-AS $$
-DECLARE
-    previous pg_snapshot;
-BEGIN
-    IF state IS NULL OR split_part(state, '|', 1) <> 'diff' THEN
-        RETURN EXISTS (SELECT FROM mercure.outbox);
-    END IF;
-    previous := split_part(state, '|', 3)::pg_snapshot;
-    RETURN EXISTS (SELECT FROM mercure.outbox WHERE xid >= pg_snapshot_xmax(previous))
-        OR EXISTS (SELECT FROM mercure.outbox WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(previous))));
-END
-$$;
--- +goose StatementEnd
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION mercure.move_outbox(INOUT state text, max_rows integer, OUT moved integer, OUT refused integer, OUT more boolean)
     LANGUAGE plpgsql VOLATILE
@@ -641,5 +623,4 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-REVOKE EXECUTE ON FUNCTION mercure.outbox_waiting(text) FROM PUBLIC;
 DROP FUNCTION mercure.log_state(text, text);
