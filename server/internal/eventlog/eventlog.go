@@ -125,6 +125,7 @@ type Log struct {
 	logger  *slog.Logger
 	pool    *pgxpool.Pool
 	queries *db.Queries
+	named   bool        // statements may have names
 	steady  *db.Queries // see prepared
 	node    string      // random, names this process's channel
 
@@ -225,6 +226,7 @@ func Open(ctx context.Context, config Config) (*Log, error) {
 	if l.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return nil, fmt.Errorf("open the connection pool: %w", err)
 	}
+	l.named = config.ListenURL == config.DatabaseURL && poolConfig.ConnConfig.StatementCacheCapacity > 0
 	l.queries, l.steady = db.New(l.pool), l.prepared(l.pool)
 	l.listenerUp = sync.OnceFunc(l.partStarted)
 	l.starting.Store(3)

@@ -411,3 +411,13 @@ func TestUpdatesArriveBeforeTheNextPoll(t *testing.T) {
 		t.Errorf("updates wait for the next poll: %s from another node, %s from SQL", http, sql)
 	}
 }
+
+// pgx is often told to keep no statements, for the sake of poolers.
+func TestStatementsWithoutNames(t *testing.T) {
+	t.Parallel()
+	l := open(t, dbtest.New(t).URL+"&statement_cache_capacity=0")
+	if _, err := l.Append(t.Context(), &protocol.Update{Topics: []string{"a"}, Data: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	l.waitFor(t, 1)
+}

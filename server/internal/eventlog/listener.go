@@ -100,6 +100,7 @@ func (l *Log) listen(ctx context.Context) error {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // as the pool
 	setDefault(config.RuntimeParams, "application_name", "cinnabar listener")
 	l.primaries.fence(&config.Config)
 	l.passwords.listener.apply(&config.Config)

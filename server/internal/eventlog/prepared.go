@@ -9,11 +9,12 @@ import (
 )
 
 // prepared returns the queries on a connection or the pool, with statements that
-// are parsed once for each connection. It is for those that run all the time and
-// have one good plan. Behind a transaction pooler, where a name may mean another
-// connection's statement, it is as db.New.
+// are parsed once for each connection. It is for calls of functions that run all
+// the time. Behind a transaction pooler, where a name may mean another
+// connection's statement, and where the address turns such statements off, it is
+// as db.New.
 func (l *Log) prepared(conn db.DBTX) *db.Queries {
-	if l.config.ListenURL != l.config.DatabaseURL {
+	if !l.named {
 		return db.New(conn)
 	}
 	return db.New(named{conn})

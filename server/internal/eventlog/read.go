@@ -159,7 +159,7 @@ func (l *Log) readPage(ctx context.Context, r readRange) (page, error) {
 		if r.afterID != "" {
 			params.CursorID = (*string)(&r.afterID)
 		}
-		rows, err := l.steady.PageAfter(ctx, params)
+		rows, err := l.queries.PageAfter(ctx, params)
 		if err != nil {
 			return p, fmt.Errorf("read the log: %w", err)
 		}

@@ -20,11 +20,11 @@ const (
 	// While rows keep coming, the leader polls this often, from one beginning to
 	// the next, so that how long a drain takes does not add to what rows wait.
 	pollInterval = 5 * time.Millisecond
-	// But the pause is at least as many times as long as the drain before it: on
-	// a machine that has no time left, applications get it. What waits longer is
-	// moved together, which costs less a row.
-	pausesPerDrain = 4
-	maxPollPause   = 50 * time.Millisecond
+	// But the pause is at least as long as the drain before it, up to this: on a
+	// machine that has no time left, applications get some. What waits longer is
+	// moved together, which costs less a row. A drain may also take long because
+	// it waits, for a slow disk or a standby; then rows must not wait much longer.
+	maxPollPause = 10 * time.Millisecond
 	// After this long without a row it arms the doorbell and sleeps.
 	silenceBeforeSleep = 500 * time.Millisecond
 	// A sleeping leader, and every other node, looks this often regardless: a
@@ -102,7 +102,7 @@ func (w *writer) scheduleDrain(began time.Time) {
 
 // pollPause is from the end of a drain to the beginning of the next.
 func pollPause(interval, took time.Duration) time.Duration {
-	return max(interval-took, min(pausesPerDrain*took, maxPollPause))
+	return max(interval-took, min(took, maxPollPause))
 }
 
 // drain moves what applications committed into the log, and as leader decides
