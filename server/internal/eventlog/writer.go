@@ -20,11 +20,6 @@ const (
 	// While rows keep coming, the leader polls this often, from one beginning to
 	// the next, so that how long a drain takes does not add to what rows wait.
 	pollInterval = 5 * time.Millisecond
-	// But the pause is at least as long as the drain before it, up to this: on a
-	// machine that has no time left, applications get some. What waits longer is
-	// moved together, which costs less a row. A drain may also take long because
-	// it waits, for a slow disk or a standby; then rows must not wait much longer.
-	maxPollPause = 10 * time.Millisecond
 	// After this long without a row it arms the doorbell and sleeps.
 	silenceBeforeSleep = 500 * time.Millisecond
 	// A sleeping leader, and every other node, looks this often regardless: a
@@ -42,6 +37,7 @@ type writer struct {
 	sweptAt    time.Time
 	lastRow    time.Time // when the outbox last held something
 	nextDrain  time.Time
+	pace       pace
 	armed      bool
 	bellSilent bool // it will not ring: two-phase commit is enabled
 	wasLeader  bool
@@ -93,16 +89,11 @@ func (w *writer) scheduleDrain(began time.Time) {
 		wait = backoff(w.failures)
 	case !w.leader.Load():
 	case w.bellSilent:
-		wait = pollPause(2*pollInterval, time.Since(began))
+		wait = w.pace.pause(2*pollInterval, time.Since(began), !w.lastRow.Before(began))
 	case !w.armed:
-		wait = pollPause(pollInterval, time.Since(began))
+		wait = w.pace.pause(pollInterval, time.Since(began), !w.lastRow.Before(began))
 	}
 	w.nextDrain = time.Now().Add(wait)
-}
-
-// pollPause is from the end of a drain to the beginning of the next.
-func pollPause(interval, took time.Duration) time.Duration {
-	return max(interval-took, min(took, maxPollPause))
 }
 
 // drain moves what applications committed into the log, and as leader decides
